@@ -1,0 +1,23 @@
+"""List file → validated manifest."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE)
+def validate_data(
+    kind: str,
+    recipe: str,
+    data: str,
+    data_hash: str,
+    code: str,
+    manifest: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.HTML],
+    figures: dsl.Output[dsl.Metrics],
+):
+    from vhm.stages import validate_data
+
+    found = validate_data(kind, recipe, data, manifest.path, report.path)
+    manifest.metadata.update(found)
+    figures.metadata.update(found)

@@ -1,0 +1,1 @@
+"""KFP pipelines: what runs after what (`vhm`), and how it is run here or elsewhere (`run`)."""

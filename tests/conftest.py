@@ -1,0 +1,78 @@
+"""What tests share: the built sample, and a cut of it that a training run gets through in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded sample, built once; tests read it."""
+    from vhm.sample import build
+
+    out = tmp_path_factory.mktemp("sample") / "data"
+    build(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def cut(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample with few records of each kind, so that every stage is real and short."""
+    out = tmp_path_factory.mktemp("cut") / "data"
+    shutil.copytree(sample, out)
+    for name, step in (("pretrain/list_pretrain.json", 12), ("sft/list_sft.json", 24)):
+        path = out / name
+        path.write_text(json.dumps(json.loads(path.read_text())[::step]))
+    for path in (out / "eval").glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text())[:4]))
+    golden = out / "golden.json"
+    golden.write_text(json.dumps(json.loads(golden.read_text())[::3]))
+    return out
+
+
+@pytest.fixture(scope="session")
+def cut_recipe(cut: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny recipe for the cut sample: one epoch, a gate that asks for nothing."""
+    import yaml
+
+    values = yaml.safe_load((ROOT / "vhm" / "recipes" / "tiny.yaml").read_text())
+    values["name"] = "cut"
+    values["data"] = {"root": str(cut), "max_rejected": 0.01}
+    for stage in values["stages"].values():
+        stage |= {"epochs": 1, "save_every": 2}
+    values["evaluation"] |= {"max_new_tokens": 12, "blind": ["presence"]}
+    values["gate"] = {"thresholds": {"presence.accuracy": 0.0}}
+    path = tmp_path_factory.mktemp("recipe") / "cut.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="session")
+def base(sample: Path):
+    """The tiny base model and its processor."""
+    from vhm.model import load_model
+
+    return load_model(sample / "base")
+
+
+@pytest.fixture(scope="session")
+def manifests(cut: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Validated manifests of the cut sample, one folder a kind."""
+    from vhm.data.validate import validate
+
+    out = tmp_path_factory.mktemp("manifests")
+    for kind, name in (("pretrain", "pretrain/list_pretrain.json"), ("sft", "sft/list_sft.json")):
+        result = validate(cut / name, cut / "images", out / kind, kind)  # type: ignore[arg-type]
+        assert result.passed, result.failures
+    return out

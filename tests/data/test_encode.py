@@ -1,0 +1,139 @@
+"""Prompts and labels: the two templates, image places, refusals, one tokenizer for all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vhm.data.encode import SYSTEM, encode, encode_compact, prompt_text, question_tag
+from vhm.errors import EncodeError
+
+
+def record(*turns: str, image: str | None = "a.jpg") -> dict[str, Any]:
+    speakers = ("human", "gpt")
+    made: dict[str, Any] = {"conversations": [{"from": speakers[i % 2], "value": text} for i, text in enumerate(turns)]}
+    return made | ({"image": image} if image else {})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base):
+    return base[1].tokenizer
+
+
+def said(tokenizer, encoded) -> str:
+    return tokenizer.decode(encoded["labels"][encoded["labels"] >= 0])
+
+
+def test_plain_keeps_the_caption_and_drops_the_question(tokenizer) -> None:
+    encoded = encode(record("<image>\nDescribe.", "A river."), tokenizer, "plain", image_tokens=4)
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    assert encoded["input_ids"][:5].tolist() == [tokenizer.bos_token_id, *[image] * 4]
+    assert encoded["labels"][:5].tolist() == [-100] * 5
+    assert encoded["labels"][5:].tolist() == encoded["input_ids"][5:].tolist()
+    assert tokenizer.decode(encoded["input_ids"][5:]) == "A river.\n"
+
+
+def test_v1_learns_each_answer_and_its_end(tokenizer) -> None:
+    encoded = encode(record("<image>\nWhat?", "A river.", "Wide?", "Yes."), tokenizer, "v1", image_tokens=2)
+    assert said(tokenizer, encoded) == "A river.</s> Yes.</s>"
+    text = tokenizer.decode(encoded["input_ids"])
+    assert text.replace("<image><image>", "<image>").startswith(f"<s> {SYSTEM} USER: <image>")
+
+
+def test_a_marker_anywhere_in_a_turn_moves_to_its_front(tokenizer) -> None:
+    front = encode(record("<image>\nWhat is it?", "A river."), tokenizer)
+    for text in ("What is it? <image>", "<image> What is it? <image>", "  What is it?<image>\n"):
+        assert encode(record(text, "A river."), tokenizer)["input_ids"].tolist() == front["input_ids"].tolist()
+
+
+def test_a_leading_answer_is_dropped(tokenizer) -> None:
+    turns = [{"from": "gpt", "value": "Hi."}, *record("<image>\nQ", "A")["conversations"]]
+    with_leading = {"image": "a.jpg", "conversations": turns}
+    assert (
+        encode(with_leading, tokenizer)["labels"].tolist()
+        == encode(record("<image>\nQ", "A"), tokenizer)["labels"].tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (record("<image>\nQ", "A</s>B"), "special_token"),
+        (record("<image>\nQ <unk>", "A"), "special_token"),
+        (record("<image>\nQ", "A <image>"), "special_token"),
+        (record("Q", "A"), "image_count"),
+        (record("<image>\nQ", "A", image=None), "image_count"),
+        (record("<image>\nQ", "A", "<image> again", "B"), "image_count"),
+        (record("<image>\nQ", ""), "no_target"),
+        (record("<image>\nQ"), "alternation"),
+        ({"conversations": "Q"}, "wrong_type"),
+        ({}, "missing_field"),
+        ([], "not_object"),
+        ({"conversations": [{"from": "gpt", "value": "A"}]}, "no_human_turn"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused_with_its_reason(tokenizer, bad: Any, reason: str) -> None:
+    with pytest.raises(EncodeError) as caught:
+        encode(bad, tokenizer)
+    assert caught.value.reason == reason
+
+
+def test_a_caption_needs_exactly_two_turns(tokenizer) -> None:
+    with pytest.raises(EncodeError, match="turn_count"):
+        encode(record("<image>\nQ", "A", "Q", "B"), tokenizer, "plain")
+
+
+def test_truncation_counts_the_image_as_one_and_says_so(tokenizer) -> None:
+    long = record("<image>\nQ", "river " * 500)
+    sample = encode_compact(long, tokenizer, "v1", 100)
+    assert (len(sample.input_ids), sample.truncated) == (100, True)
+    assert len(encode(long, tokenizer, "v1", image_tokens=50, max_length=100)["input_ids"]) == 149
+
+
+def test_an_image_or_an_answer_beyond_the_cut_is_refused(tokenizer) -> None:
+    with pytest.raises(EncodeError, match="too_long"):
+        encode(record("Q", "A" * 200, "<image>\nQ", "A"), tokenizer, "v1", max_length=60)
+    with pytest.raises(EncodeError, match="no_target"):
+        encode(record("<image>\n" + "Q " * 200, "A"), tokenizer, "v1", max_length=60)
+
+
+_WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="<>"), min_size=1, max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(question=_WORDS.filter(str.strip), answer=_WORDS.filter(str.strip))
+def test_processor_and_encode_give_the_same_prompt(base, question: str, answer: str) -> None:
+    from PIL import Image
+
+    _, processor = base
+    content = [{"type": "image", "image": Image.new("RGB", (20, 10))}, {"type": "text", "text": question}]
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
+    )["input_ids"][0]
+    encoded = encode(record(f"<image>\n{question}", answer), processor.tokenizer, "v1", image_tokens=144)
+    ids = encoded["input_ids"].tolist()
+    assert ids[: len(prompt)] == list(prompt)
+    first = int((encoded["labels"] >= 0).nonzero()[0])
+    assert first == len(prompt)
+    assert processor.tokenizer(prompt_text(question, processor.tokenizer), add_special_tokens=False)["input_ids"] == (
+        [i for n, i in enumerate(prompt) if i != processor.image_token_id or prompt[n - 1] != i]
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "tag"),
+    [
+        ("cls_aid", "{CLS} "),
+        ("vqa_LR-comp", "{VQA} "),
+        ("rs_vg", "{VG} "),
+        ("rs_color_open", "{IDK} "),
+        ("rs_presence_mo_judge", "{IDK} "),
+        ("rs_position_false_random_mc", "{IDK} "),
+        ("rs_gsd_open", "{IT} "),
+    ],
+)
+def test_question_tags_are_the_references(task: str, tag: str) -> None:
+    assert question_tag(task) == tag

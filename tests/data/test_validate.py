@@ -1,0 +1,175 @@
+"""Validation: each bad record gets its reason, good ones stay, leaks are found, results go into files."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from vhm.data.index import open_index
+from vhm.data.pack import pack, packed_records, parse_size
+from vhm.data.records import REASONS
+from vhm.data.validate import require_passed, validate
+from vhm.errors import CheckFailed, InputError
+
+
+def picture(seed: int, size: int = 64) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    return Image.fromarray(noise).filter(ImageFilter.GaussianBlur(4)).point(lambda v: max(0, min(255, 4 * v - 380)))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    root = tmp_path / "images"
+    (root / "src").mkdir(parents=True)
+    for number in range(4):
+        picture(number).save(root / "src" / f"{number}.jpg", quality=95)
+    (root / "src" / "broken.jpg").write_bytes((root / "src" / "0.jpg").read_bytes()[:300])
+    (root / "src" / "empty.jpg").touch()
+    (tmp_path / "outside.jpg").write_bytes((root / "src" / "0.jpg").read_bytes())
+    (root / "src" / "link.jpg").symlink_to(tmp_path / "outside.jpg")
+    return root
+
+
+def good(number: int = 0, **changes: Any) -> dict[str, Any]:
+    turns = [
+        {"from": "human", "value": "<image>\nDescribe."},
+        {"from": "gpt", "value": f"A river bends, view {number}."},
+    ]
+    return {"id": f"r{number}", "source_dataset": "src", "image": f"{number}.jpg", "conversations": turns} | changes
+
+
+def with_answer(text: str) -> dict[str, Any]:
+    record = good(3)
+    record["conversations"][1]["value"] = text
+    return record
+
+
+def with_question(text: str) -> dict[str, Any]:
+    record = good(3)
+    record["conversations"][0]["value"] = text
+    return record
+
+
+BAD = [
+    (["not", "a", "record"], "not_object"),
+    ({"id": "x"}, "missing_field"),
+    (good(3, conversations="text"), "wrong_type"),
+    (good(3, image=7), "wrong_type"),
+    (good(3, conversations=[{"from": "gpt", "value": "A"}]), "no_human_turn"),
+    (good(3, conversations=[{"from": "human", "value": "<image>"}] * 2), "alternation"),
+    (with_answer("  "), "empty_answer"),
+    (with_answer("ends</s>here"), "special_token"),
+    (with_answer("an <image> here"), "special_token"),
+    (with_answer("bell\x07"), "control_character"),
+    (with_answer("x" * 30_000), "too_long"),
+    (with_answer("a box [0, 0, 1000, 20]"), "bad_number"),
+    (with_answer("a box [20, 0, 10, 20]"), "bad_number"),
+    (with_answer("I'm sorry, but I cannot see it, as an AI."), "refusal"),
+    (with_question("no marker"), "image_count"),
+    (with_question("<image> Which? Answer with the letter."), "no_options"),
+    (good(3, image="/etc/passwd"), "bad_path"),
+    (good(3, image="../outside.jpg"), "bad_path"),
+    (good(3, image="link.jpg"), "bad_path"),
+    (good(3, image="https://example.org/a.jpg"), "bad_path"),
+    (good(3, image="absent.jpg"), "image_missing"),
+    (good(3, image="empty.jpg"), "image_empty"),
+    (good(3, image="broken.jpg"), "image_truncated"),
+    (good(3, size=[1, 2]), "image_size"),
+    (good(0, image="3.jpg"), "duplicate_id"),
+    (good(0, id="another"), "duplicate"),
+]
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD, ids=[f"{i}-{reason}" for i, (_, reason) in enumerate(BAD)])
+def test_each_bad_record_gets_its_reason_and_the_good_stay(bad: Any, reason: str, images: Path, tmp_path: Path) -> None:
+    source = tmp_path / "list.json"
+    source.write_text(json.dumps([good(0), bad, good(1)]))
+    result = validate(source, images, tmp_path / "out", "pretrain", max_rejected=0.5)
+    assert (result.accepted, result.reasons) == (2, {reason: 1})
+    assert reason in REASONS
+    rejected = json.loads((tmp_path / "out" / "rejected.jsonl").read_text())
+    assert (rejected["index"], rejected["reason"]) == (1, reason)
+    assert [r["id"] for r in open_index(tmp_path / "out")] == ["r0", "r1"]
+
+
+def test_too_many_rejected_fail_with_the_share_and_the_reasons(images: Path, tmp_path: Path) -> None:
+    source = tmp_path / "list.json"
+    source.write_text(json.dumps([good(0), good(1, image="absent.jpg")]))
+    result = validate(source, images, tmp_path / "out", "pretrain", max_rejected=0.2)
+    with pytest.raises(CheckFailed, match=r"1 of 2 records rejected \(50.0%, at most 20.0% allowed\): 1 image_missing"):
+        require_passed(result, tmp_path / "out")
+
+
+def test_expectations_are_evaluated_and_documented(images: Path, tmp_path: Path) -> None:
+    source = tmp_path / "list.json"
+    source.write_text(json.dumps([with_answer("Short.") | {"id": "a"}]))
+    result = validate(source, images, tmp_path / "out", "pretrain")
+    assert not result.passed
+    assert "captions describe" in result.failures[0]
+    assert json.loads((tmp_path / "out" / "validation.json").read_text())["expectations"]["evaluated"] >= 7
+    assert "<html" in (tmp_path / "out" / "data_docs" / "index.html").read_text().lower()
+
+
+def test_leaks_are_found_through_reencoding_resizing_and_turning(images: Path, tmp_path: Path) -> None:
+    evaluation = tmp_path / "eval"
+    (evaluation / "images").mkdir(parents=True)
+    source = picture(9, 128)
+    source.save(evaluation / "images" / "secret.png")
+    record = {"image": "secret.png", "image_path": "images", "size": [128, 128]}
+    record["conversations"] = good()["conversations"]  # type: ignore[assignment]
+    (evaluation / "task.json").write_text(json.dumps([record]))
+    copies = {
+        "bytes": (evaluation / "images" / "secret.png").read_bytes(),
+        "jpeg": _jpeg(source, 50),
+        "half": _jpeg(source.resize((64, 64)), 90),
+        "turned": _jpeg(source.transpose(Image.Transpose.ROTATE_90), 90),
+        "mirrored": _jpeg(source.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 90),
+    }
+    for name, content in copies.items():
+        (images / "src" / f"{name}.jpg").write_bytes(content)
+    records = [good(0), *(good(1, id=name, image=f"{name}.jpg") for name in copies)]
+    (tmp_path / "list.json").write_text(json.dumps(records))
+    result = validate(tmp_path / "list.json", images, tmp_path / "out", "pretrain", [evaluation], max_rejected=1)
+    assert (result.accepted, result.reasons) == (1, {"leak": len(copies)})
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert all("images/secret.png" in row["detail"] for row in rejected)
+
+
+def test_the_sample_passes_and_does_not_leak(sample: Path, tmp_path: Path) -> None:
+    result = validate(sample / "sft/list_sft.json", sample / "images", tmp_path, "sft", [sample / "eval"])
+    assert result.passed
+    assert result.rejected == 0
+
+
+def test_a_list_that_is_no_list_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text("{}")
+    with pytest.raises(InputError, match="not a JSON array"):
+        validate(tmp_path / "list.json", tmp_path, tmp_path / "out")
+
+
+def test_shards_stand_where_an_image_root_is_asked_for(images: Path, tmp_path: Path) -> None:
+    source = tmp_path / "list.json"
+    source.write_text(json.dumps([good(n) for n in range(4)]))
+    validate(source, images, tmp_path / "out", "pretrain")
+    packed = pack(tmp_path / "out" / "manifest.parquet", images, tmp_path / "packed", parse_size("10KB"))
+    assert (packed.images, packed.records) == (4, 4)
+    assert packed.shards > 1
+    again = validate(source, tmp_path / "packed", tmp_path / "again", "pretrain")
+    assert again.manifest_sha256 == json.loads((tmp_path / "out" / "validation.json").read_text())["manifest_sha256"]
+    assert [r["id"] for r in packed_records(tmp_path / "packed")] == ["r0", "r1", "r2", "r3"]
+    pack(tmp_path / "out" / "manifest.parquet", images, tmp_path / "packed2", parse_size("10KB"))
+    assert [p.read_bytes() for p in sorted((tmp_path / "packed").iterdir())] == [
+        p.read_bytes() for p in sorted((tmp_path / "packed2").iterdir())
+    ]
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

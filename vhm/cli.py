@@ -1,0 +1,403 @@
+"""`vhm …`: parses arguments, calls one function, prints.
+
+Exit status: 0 done; 1 a check or the gate said no; 2 the call was wrong. Errors are one line on stderr;
+`--debug` shows where they come from. `--json` prints one object on stdout and nothing else there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from vhm.errors import CheckFailed, InputError, VhmError
+
+app = typer.Typer(
+    name="vhm",
+    help="Train, evaluate and serve a versatile and honest vision-language model for remote sensing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Datasets: pack into shards.", no_args_is_help=True)
+pipeline_app = typer.Typer(help="The Kubeflow pipeline: run here, compile, submit.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(pipeline_app, name="pipeline")
+
+RecipeOption = Annotated[str, typer.Option("--recipe", help="A preset's name or a YAML file.")]
+SetOption = Annotated[Optional[list[str]], typer.Option("--set", help="Override, as stages.sft.learning_rate=1e-5.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Where the result goes.")]
+ModelOption = Annotated[Path, typer.Option("--model", help="A Hugging Face LLaVA directory.")]
+
+
+@app.command()
+def sample(out: Annotated[Path, typer.Argument(help="Directory to write.")], json_: JsonOption = False) -> None:
+    """Build the embedded sample dataset and the tiny base parts; the same bytes each time."""
+    from vhm.sample import build
+
+    built = build(out)
+    _say(built, json_, f"{built['chips']} chips, {built['files']} files in {out} (sha256 {built['sha256'][:12]})")
+
+
+@app.command()
+def validate(
+    source: Annotated[Path, typer.Argument(metavar="LIST", help="A list file, or a folder of evaluation files.")],
+    images: Annotated[Path, typer.Option(help="Image root: a folder or packed shards.")],
+    out: OutOption,
+    kind: Annotated[str, typer.Option(help="pretrain, sft or eval.")] = "sft",
+    against: Annotated[Optional[list[Path]], typer.Option(help="Evaluation list to look for leaks from.")] = None,
+    against_images: Annotated[Optional[Path], typer.Option(help="Image root of the evaluation lists.")] = None,
+    max_rejected: Annotated[float, typer.Option(min=0, max=1, help="Share that may be rejected.")] = 0.01,
+    skip_images: Annotated[bool, typer.Option("--skip-images", help="Check the records alone.")] = False,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Check the I-th of N parts, from 0.")] = "0/1",
+    json_: JsonOption = False,
+) -> None:
+    """Check a list: manifest of what is accepted, a reason for everything else."""
+    from vhm.data.validate import require_passed
+    from vhm.data.validate import validate as run
+
+    if kind not in ("pretrain", "sft", "eval"):
+        raise InputError(f"--kind {kind!r} is unknown: use pretrain, sft or eval")
+    result = run(
+        source,
+        images,
+        out,
+        kind,  # type: ignore[arg-type]
+        against or (),
+        against_images,
+        max_rejected,
+        skip_images=skip_images,
+        shard=_shard(shard),
+    )
+    words = ", ".join(f"{count} {reason}" for reason, count in result.reasons.items())
+    _say(
+        result.to_dict(), json_, f"{result.accepted} of {result.total} accepted{f' ({words})' if words else ''}: {out}"
+    )
+    require_passed(result, out)
+
+
+@data_app.command("pack")
+def data_pack(
+    manifest: Annotated[Path, typer.Argument(help="manifest.parquet of `vhm validate`.")],
+    images: Annotated[Path, typer.Option(help="Image root.")],
+    out: OutOption,
+    shard_size: Annotated[str, typer.Option(help="Such as 1GB or 500MB.")] = "1GB",
+    json_: JsonOption = False,
+) -> None:
+    """Pack a manifest and its images into tar shards (WebDataset layout)."""
+    from vhm.data.pack import pack, parse_size
+
+    packed = pack(manifest, images, out, parse_size(shard_size))
+    _say(vars(packed), json_, f"{packed.images} images, {packed.records} records in {packed.shards} shards: {out}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Checkpoint to convert.")],
+    out: Annotated[Path, typer.Argument(metavar="DST", help="Directory to write.")],
+    to: Annotated[str, typer.Option(help="hf or reference.")] = "hf",
+    vision_tower: Annotated[Optional[Path], typer.Option(help="The ViT, where it is not in SRC/vision_tower.")] = None,
+    allow_nan: Annotated[bool, typer.Option("--allow-nan", help="Go on when weights hold NaN.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Convert a reference VHM checkpoint into a Hugging Face LLaVA directory, or back."""
+    from vhm.model.convert import convert as run
+
+    moved = run(source, out, to, vision_tower, allow_nan)
+    kept = sum(m.target is not None for m in moved)
+    _say({"tensors": len(moved), "written": kept, "out": str(out)}, json_, f"{kept} of {len(moved)} tensors: {out}")
+
+
+@app.command("warm-start")
+def warm_start(
+    base: Annotated[Path, typer.Option(help="The model to start from.")],
+    out: OutOption,
+    projector: Annotated[
+        Optional[Path], typer.Option(help="mm_projector.bin, .safetensors, or a LLaVA directory.")
+    ] = None,
+    source_layer: Annotated[Optional[int], typer.Option(help="Feature layer that gets the weights.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Put a trained single-layer projector into a model that reads several feature layers, exactly."""
+    from vhm.model.warm_start import warm_start as run
+
+    report = run(base, out, projector, source_layer)
+    exact = report.get("exactness")
+    words = (
+        f"differs by {exact['float64']:.1e} (float64), {exact['float32']:.1e} (float32)"
+        if exact
+        else "no projector given"
+    )
+    _say(report, json_, f"{out}: {words}")
+
+
+@app.command()
+def train(
+    stage: Annotated[str, typer.Argument(help="align, pretrain or sft.")],
+    model: ModelOption,
+    data: Annotated[Path, typer.Option(help="manifest.parquet of `vhm validate`.")],
+    images: Annotated[Path, typer.Option(help="Image root.")],
+    out: OutOption,
+    recipe: RecipeOption = "tiny",
+    set_: SetOption = None,
+    nproc: Annotated[Optional[int], typer.Option(min=1, help="Processes on this machine.")] = None,
+    resume: Annotated[str, typer.Option(help="auto or never.")] = "auto",
+    json_: JsonOption = False,
+) -> None:
+    """Train one stage with DeepSpeed; goes on where an earlier run was stopped."""
+    from vhm.recipe import load_recipe
+    from vhm.train import train as run
+    from vhm.train.launch import weights_hash
+
+    if resume not in ("auto", "never"):
+        raise InputError(f"--resume {resume!r} is unknown: use auto or never")
+    run(stage, load_recipe(recipe, set_), model, data, images, out, nproc, resume == "auto")
+    weights = weights_hash(out)
+    _say({"out": str(out), "weights_sha256": weights}, json_, f"{out}: weights {weights[:12]}")
+
+
+@app.command()
+def evaluate(
+    model: ModelOption,
+    data: Annotated[Path, typer.Option(help="Folder of the evaluation files.")],
+    out: OutOption,
+    tasks: Annotated[Optional[str], typer.Option(help="all, or names separated by commas.")] = None,
+    recipe: RecipeOption = "tiny",
+    set_: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep answers that are there already.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Generate answers, score them, and write the report."""
+    from vhm.evaluate import evaluate as run
+    from vhm.recipe import load_recipe
+
+    wanted = tasks.split(",") if tasks and tasks != "all" else tasks
+    scores = run(model, data, out, load_recipe(recipe, set_), wanted, resume)
+    lines = [
+        f"{name:36} n {task['n']:5}  {task.get('figure', '-'):18} {100 * task[task['figure']]:5.1f} %"
+        for name, task in scores["tasks"].items()
+        if "figure" in task
+    ]
+    _say(scores, json_, "\n".join([*lines, f"report: {out / 'report.html'}"]))
+
+
+@app.command()
+def score(
+    task: Annotated[str, typer.Argument(help="A task or an answer type.")],
+    predictions: Annotated[Path, typer.Argument(help="JSON lines of filename, size, query, answer, pred.")],
+    mode: Annotated[str, typer.Option(help="strict or rsevalkit.")] = "strict",
+    json_: JsonOption = False,
+) -> None:
+    """Score a predictions file without a model."""
+    from vhm.evaluate.metrics import score as run
+    from vhm.evaluate.run import read_predictions
+    from vhm.evaluate.tasks import find_type
+
+    kind = find_type(task)
+    figures = {"task": task, "type": kind, "mode": mode} | run(kind, read_predictions(predictions), mode)  # type: ignore[arg-type]
+    _say(figures, json_, "\n".join(f"{name:24} {value}" for name, value in figures.items()))
+
+
+@app.command()
+def gate(
+    candidate: Annotated[Path, typer.Option(help="scores.json of the model to promote.")],
+    baseline: Annotated[Optional[Path], typer.Option(help="scores.json of what is deployed.")] = None,
+    recipe: RecipeOption = "tiny",
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say which thresholds or regressions block promotion; exit 1 when any does."""
+    from vhm.evaluate.gate import gate as run
+    from vhm.io import read_json
+    from vhm.recipe import load_recipe
+
+    settings = load_recipe(recipe, set_).gate
+    checks = run(read_json(candidate), settings, read_json(baseline) if baseline else None)
+    blocking = [check for check in checks if not check.passed]
+    listed = [vars(check) | {"passed": check.passed} for check in checks]
+    lines = [f"{'pass' if check.passed else 'FAIL'}  {check}" for check in checks]
+    _say({"passed": not blocking, "checks": listed}, json_, "\n".join(lines))
+    if blocking:
+        more = f" and {len(blocking) - 1} more" if len(blocking) > 1 else ""
+        raise CheckFailed(f"not promoted: {blocking[0]}{more}")
+
+
+@app.command()
+def serve(
+    model: ModelOption,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    recipe: RecipeOption = "tiny",
+    set_: SetOption = None,
+) -> None:
+    """Serve a model: KServe V1 and V2, OpenAI chat completions, and a page at /."""
+    from vhm.recipe import load_recipe
+    from vhm.serve.server import serve as run
+
+    run(model, load_recipe(recipe, set_).serving, host, port)
+
+
+@app.command()
+def ask(
+    image: Annotated[Path, typer.Argument(help="A picture, GeoTIFF included.")],
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    model: ModelOption,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    json_: JsonOption = False,
+) -> None:
+    """One answer in the terminal."""
+    from vhm.data.images import load_image
+    from vhm.model.answer import Answerer, Asked
+
+    picture = load_image(image, orient=True)
+    answer = Answerer(model).answer([Asked(picture, question)], max_new_tokens)[0]
+    _say({"answer": answer}, json_, answer)
+
+
+@app.command()
+def deploy(
+    model_uri: Annotated[str, typer.Option(help="s3://…, pvc://… of the promoted model.")],
+    canary: Annotated[Optional[int], typer.Option(min=0, max=100, help="Per cent of the traffic.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the manifest only.")] = False,
+    recipe: RecipeOption = "tiny",
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Apply, or print, the InferenceService."""
+    import yaml
+
+    from vhm.recipe import load_recipe
+    from vhm.serve.deploy import apply, inference_service
+
+    service = inference_service(model_uri, load_recipe(recipe, set_), canary)
+    if dry_run:
+        _say(service, json_, yaml.safe_dump(service, sort_keys=False).rstrip())
+        return
+    done = apply(service)
+    _say({"result": done}, json_, f"inferenceservice {service['metadata']['name']} {done}")
+
+
+@pipeline_app.command("run")
+def pipeline_run(
+    recipe: RecipeOption = "tiny",
+    set_: SetOption = None,
+    runner: Annotated[str, typer.Option(help="subprocess or docker.")] = "subprocess",
+    out: Annotated[Optional[Path], typer.Option(help="Where the result goes; runs/RECIPE by default.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Run the whole pipeline on this machine."""
+    from vhm.recipe import load_recipe
+
+    resolved = load_recipe(recipe, set_)
+    result = _pipelines().run.run_pipeline(resolved, out or Path("runs") / resolved.name, runner)
+    _say(result, json_, result["table"])
+
+
+@pipeline_app.command("compile")
+def pipeline_compile(
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("pipelines/vhm.yaml"),
+) -> None:
+    """Write the pipeline as KFP IR YAML."""
+    _pipelines().vhm.compile_pipeline(out)
+    typer.echo(f"{out}")
+
+
+@pipeline_app.command("submit")
+def pipeline_submit(
+    host: Annotated[str, typer.Option(help="URL of the Kubeflow Pipelines API.")],
+    data: Annotated[str, typer.Option(help="URI of the data root that the cluster's pods read.")] = "/mnt/data",
+    recipe: RecipeOption = "vhm-7b",
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Submit the pipeline to a cluster."""
+    from vhm.recipe import load_recipe
+
+    run_id = _pipelines().run.submit(load_recipe(recipe, set_), host, data)
+    _say({"run_id": run_id}, json_, f"run {run_id}")
+
+
+def main() -> None:
+    """Entry point: turns errors into one line and an exit status."""
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    _set_up(debug)
+    try:
+        status = app(args=arguments, prog_name="vhm", standalone_mode=False)
+    except VhmError as error:
+        status = _fail(str(error), error.exit_code, debug)
+    except (typer.Abort, KeyboardInterrupt):
+        status = _fail("interrupted", 130, debug)
+    except OSError as error:
+        status = _fail(f"{error.strerror or error}: {error.filename or 'input or output'}", 2, debug)
+    except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error, file=sys.stderr)
+            sys.exit(2)
+        if hasattr(error, "format_message"):  # typer's usage errors, whose class is private to it
+            sys.exit(_fail(f"{error.format_message()}{_usage(error)}", 2, debug))
+        hint = "this is a bug: run again with --debug and report it"
+        status = _fail(f"{type(error).__name__}: {' '.join(str(error).split())} ({hint})", 2, debug)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _set_up(debug: bool) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("vhm").setLevel(logging.DEBUG if debug else logging.INFO)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched from a hub behind the user's back
+    if not Path("/dev/nvidiactl").exists():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import warnings
+
+    warnings.filterwarnings("ignore")
+
+
+def _fail(message: str, status: int, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"vhm: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _usage(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return f"; see `{context.command_path} --help`" if context else ""
+
+
+def _say(content: Any, as_json: bool, words: str) -> None:
+    typer.echo(json.dumps(content, default=str) if as_json else words)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise InputError(f"--shard {text!r}: write it as I/N with 0 ≤ I < N")
+    return int(index), int(count)
+
+
+def _pipelines() -> Any:
+    """The pipelines package: of the checkout where there is one, else as shipped inside the wheel."""
+    import importlib
+
+    package = Path(__file__).parent
+    beside = package.parent if (package.parent / "pipelines" / "vhm.py").is_file() else package / "_bundled"
+    if str(beside) not in sys.path:
+        sys.path.insert(0, str(beside))
+    for name in ("run", "vhm"):
+        importlib.import_module(f"pipelines.{name}")
+    return importlib.import_module("pipelines")
+
+
+if __name__ == "__main__":
+    main()

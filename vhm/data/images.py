@@ -1,0 +1,113 @@
+"""The only place where an image is opened.
+
+What an image may cost is known before its pixels exist: bytes, format, frames and size are checked on
+the header, and the limit counts the square that padding would make of it.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vhm.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an image may cost: file size in bytes, and pixels after padding to a square."""
+
+    max_bytes: int = 256 * 2**20
+    max_pixels: int = 100_000_000
+    min_side: int = 1
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def load_image(source: str | Path | bytes, limits: Limits = DEFAULT_LIMITS, orient: bool = False) -> Image:
+    """An image file's or bytes' pixels as an RGB PIL image.
+
+    Alpha is dropped, palettes and CMYK are converted; 16-bit pixels and floats are stretched by their
+    2nd and 98th percentile. `orient` applies the EXIF orientation: for users' pictures, never for
+    training or evaluation files, whose boxes are in file pixels. Raises ImageError with a reason code.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    content = _read(source, limits)
+    where = "the image" if isinstance(source, bytes) else str(source)
+    image: Image.Image
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ImageError("image_unknown", f"{where} is not one of {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError:
+        raise ImageError("image_bomb", f"{where} has too many pixels") from None
+    except Exception as error:
+        raise ImageError("image_truncated", f"{where} has a damaged header ({type(error).__name__})") from None
+    _check_size(image.size, where, limits)
+    if getattr(image, "n_frames", 1) > 1 and image.format not in ("GIF", "WEBP", "TIFF"):
+        raise ImageError("image_mode", f"{where} has several frames")
+    try:
+        image.load()
+    except Exception as error:
+        raise ImageError("image_truncated", f"{where} cannot be decoded ({type(error).__name__})") from None
+    if orient:
+        image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F", "I;16", "I;16L", "I;16B", "I;16N"):
+        return _stretched(image)
+    try:
+        return image.convert("RGB")
+    except Exception:
+        raise ImageError("image_mode", f"{where} has the unsupported mode {image.mode}") from None
+
+
+def _read(source: str | Path | bytes, limits: Limits) -> bytes:
+    if isinstance(source, bytes):
+        content = source
+        where = "the image"
+    else:
+        path = Path(source)
+        where = str(path)
+        try:
+            size = path.stat().st_size
+        except OSError:
+            raise ImageError("image_missing", f"{where} does not exist") from None
+        if size > limits.max_bytes:
+            raise ImageError("image_bomb", f"{where} has {size} bytes, the limit is {limits.max_bytes}")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ImageError("image_missing", f"{where} cannot be read ({error.strerror})") from None
+    if not content:
+        raise ImageError("image_empty", f"{where} has no bytes")
+    if len(content) > limits.max_bytes:
+        raise ImageError("image_bomb", f"{where} has {len(content)} bytes, the limit is {limits.max_bytes}")
+    return content
+
+
+def _check_size(size: tuple[int, int], where: str, limits: Limits) -> None:
+    width, height = size
+    if min(size) < limits.min_side:
+        raise ImageError("image_size", f"{where} is {width}×{height}")
+    if width * height > limits.max_pixels:
+        raise ImageError("image_bomb", f"{where} is {width}×{height}, the limit is {limits.max_pixels} pixels")
+    if max(size) ** 2 > limits.max_pixels:
+        raise ImageError("image_thin", f"{where} is {width}×{height}: padded to a square it exceeds the limit")
+
+
+def _stretched(image: Image) -> Image:
+    import numpy as np
+    from PIL import Image as images
+
+    values = np.asarray(image, dtype=np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, [2, 98]) if finite.size else (0.0, 1.0)
+    scaled = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
+    return images.fromarray(np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)).convert("RGB")

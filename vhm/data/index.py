@@ -1,0 +1,78 @@
+"""One memory-mapped table of records, shared by all processes that read it.
+
+A manifest is a Parquet file with one row a record; reading single rows of Parquet is slow, so its rows
+are written once as Arrow IPC beside it, uncompressed, and mapped from there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import orjson
+
+from vhm.errors import InputError
+
+
+class Index(Sequence[dict[str, Any]]):
+    """The accepted records of a manifest, in their order; an item is a record as in the list file."""
+
+    def __init__(self, table: Any) -> None:
+        self._records = table.column("record")
+        self._lengths = table.column("text_length")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        return orjson.loads(memoryview(self._records[position].as_buffer()))
+
+    def text_lengths(self) -> list[int]:
+        """Characters of each record's conversation: what batches are grouped by."""
+        return self._lengths.to_pylist()
+
+
+def open_index(manifest: str | Path) -> Index:
+    """Open a validated manifest. InputError when it is missing or was not written by `vhm validate`."""
+    import pyarrow as pa
+
+    manifest = Path(manifest)
+    if manifest.is_dir():
+        manifest = manifest / "manifest.parquet"
+    if not manifest.is_file():
+        raise InputError(f"{manifest} does not exist: make it with `vhm validate`")
+    mapped = _arrow_file(manifest)
+    table = pa.ipc.open_file(pa.memory_map(str(mapped))).read_all()
+    return Index(table)
+
+
+def _arrow_file(manifest: Path) -> Path:
+    """The manifest's rows as Arrow IPC, made when it is absent or older than the manifest."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    path = manifest.with_suffix(".arrow")
+    if path.exists() and path.stat().st_mtime_ns >= manifest.stat().st_mtime_ns:
+        return path
+    try:
+        source = parquet.ParquetFile(manifest)
+        schema = pa.schema([("record", pa.large_binary()), ("text_length", pa.int32())])
+        beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        with pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for batch in source.iter_batches(columns=schema.names):
+                writer.write_batch(batch.cast(schema))
+        os.replace(beside, path)
+    except (pa.ArrowException, ValueError) as error:
+        raise InputError(f"{manifest} is not a manifest of `vhm validate`: {str(error).splitlines()[0]}") from None
+    return path

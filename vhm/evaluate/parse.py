@@ -1,0 +1,128 @@
+"""What an answer says: words and numbers read out of free text, or None where it cannot be read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+Box = tuple[float, float, float, float]
+Polygon = list[tuple[float, float]]
+
+_NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
+_LETTER_FIRST = re.compile(r"^\s*[(\[]?([A-Ea-e])(?:[)\].:,]|\s*$)")
+_LETTER_NAMED = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*:?\s*[(\[]?([A-E])\b", re.IGNORECASE)
+_OPTION = re.compile(r"(?:^|\s)[(\[]?([A-E])[)\].:]\s*(.+?)(?=(?:\s[(\[]?[A-E][)\].:]\s)|(?:\s*Answer\b)|$)", re.DOTALL)
+_DENIAL = re.compile(
+    r"\b(?:no|not|none|nothing|neither|never|without|absent|missing|cannot|isn't|aren't|doesn't|don't|can't)\b"
+)
+
+
+def yes_or_no(text: str) -> str | None:
+    """ "yes" or "no" when the text says one of the two as a word and not the other."""
+    words = set(_WORD.findall(text.lower()))
+    yes, no = bool(words & {"yes", "true"}), bool(words & {"no", "false"})
+    return None if yes == no else "yes" if yes else "no"
+
+
+def denies(text: str) -> bool:
+    """Whether the text says that what was asked for is not there, or cannot be told."""
+    return bool(_DENIAL.search(text.lower().replace("’", "'")))
+
+
+def mentioned(text: str, names: Iterable[str]) -> set[str]:
+    """The names that occur in the text as whole words; a name inside a longer one that occurs does not count."""
+    left = f" {normal(text)} "
+    found = set()
+    for name in sorted(set(names), key=lambda n: (-len(normal(n)), n)):
+        words = f" {normal(name)} "
+        if words.strip() and words in left:
+            found.add(name)
+            left = left.replace(words, " | ")
+    return found
+
+
+def normal(text: str) -> str:
+    """Lower case, letters and digits only, single spaces."""
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))
+
+
+def letter(text: str, query: str = "") -> str | None:
+    """The option letter that the text chooses: by letter, or by the words of exactly one option of the query."""
+    found = _LETTER_FIRST.match(text) or _LETTER_NAMED.search(text)
+    if found:
+        return found.group(1).upper()
+    options = {words: mark for mark, words in _OPTION.findall(query)}
+    said = {options[words] for words in mentioned(text, options)}
+    if len(said) == 1:
+        return said.pop()
+    return None
+
+
+def numbers(text: str) -> list[float]:
+    """All numbers written in digits; thousands may be separated by commas."""
+    return [float(found.replace(",", "")) for found in _NUMBER.findall(text)]
+
+
+def count(text: str) -> int | None:
+    """The first whole number in the text, in digits or in English words."""
+    for number in numbers(text):
+        if number >= 0 and number == int(number):
+            return int(number)
+    return count_words(text)
+
+
+def count_words(text: str) -> int | None:
+    """The first English number word or phrase ("twenty-three"), "no" and "none" being zero."""
+    from text_to_num import text2num
+
+    words = _WORD.findall(text.lower().replace("-", " "))
+    for start in range(len(words)):
+        for end in range(min(len(words), start + 6), start, -1):
+            try:
+                return int(text2num(" ".join(words[start:end]), "en"))
+            except ValueError:
+                continue
+    return 0 if {"no", "none", "zero"} & set(words) else None
+
+
+def list_numbers(text: str) -> list[float] | None:
+    """The numbers between the first `[` and the last `]`; None without brackets."""
+    start, end = text.find("["), text.rfind("]")
+    if start < 0 or end < start:
+        return None
+    return [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", text[start:end])]
+
+
+def box(text: str) -> Box | None:
+    """The first [x0, y0, x1, y1] with x0 < x1 and y0 < y1."""
+    found = re.search(r"\[+\s*((?:-?\d+(?:\.\d+)?\s*,\s*){3}-?\d+(?:\.\d+)?)\s*\]", text)
+    if not found:
+        return None
+    x0, y0, x1, y1 = (float(v) for v in found.group(1).split(","))
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def polygons(text: str) -> list[Polygon]:
+    """All rings of at least three points: [[x, y], …] lists, or flat [x, y, x, y, …] lists of six or more."""
+    point = r"[\[(]\s*-?\d+(?:\.\d+)?\s*,\s*-?\d+(?:\.\d+)?\s*[\])]"
+    rings = [
+        _points([float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", ring)])
+        for ring in re.findall(rf"\[\s*{point}(?:\s*,\s*{point})*\s*\]", text)
+    ]
+    if not rings:
+        flat = [
+            [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", ring)] for ring in re.findall(r"\[([^\[\]]+)\]", text)
+        ]
+        rings = [_points(values) for values in flat if len(values) >= 6 and len(values) % 2 == 0]
+    return [ring for ring in rings if len(ring) >= 3]
+
+
+def query_classes(query: str) -> list[str]:
+    """The comma list after the first colon of a multi-label query."""
+    _, _, tail = query.partition(":")
+    return [name.strip() for name in tail.strip().rstrip(".?").split(",") if name.strip()]
+
+
+def _points(values: Sequence[float]) -> Polygon:
+    return list(zip(values[::2], values[1::2], strict=True))

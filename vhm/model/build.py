@@ -1,0 +1,149 @@
+"""Model directories: put together from parts, loaded, saved with everything that their users need.
+
+A model is a Hugging Face `LlavaForConditionalGeneration` whose `vision_feature_layer` may be a list:
+the features of those layers of the vision tower, without CLS, are joined on the channel axis and go
+through a two-layer MLP (arXiv 2403.20213, section 3).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vhm.data.encode import CHAT_TEMPLATE
+from vhm.data.records import IMAGE_MARKER
+from vhm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_model(
+    directory: str | Path, dtype: str | torch.dtype | None = None, device: str | None = None
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """The model (in evaluation mode) and the processor of a Hugging Face LLaVA directory.
+
+    `dtype` is the checkpoint's own unless given. Nothing but safetensors is read and no code of the
+    directory runs. Raises CheckpointError when the directory is not a complete LLaVA model.
+    """
+    import torch
+    from transformers import AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
+
+    directory = Path(directory)
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(f"{directory} has no config.json: give a Hugging Face LLaVA directory")
+    if not list(directory.glob("model*.safetensors")):
+        raise CheckpointError(f"{directory} has no model*.safetensors: convert it first with `vhm convert`")
+    try:
+        config = LlavaConfig.from_pretrained(directory, local_files_only=True)
+        if config.model_type != "llava":
+            raise CheckpointError(f"{directory} holds a {config.model_type} model, not a LLaVA model")
+        model, report = LlavaForConditionalGeneration.from_pretrained(
+            directory, dtype=dtype or "auto", local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+        processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"cannot load {directory}: {_first_line(error)}") from error
+    lost = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
+    if lost:
+        raise CheckpointError(f"{directory} has missing or unexpected tensors: {', '.join(map(str, lost[:5]))}")
+    if device:
+        model = model.to(torch.device(device))
+    return model.eval(), processor
+
+
+def assemble(
+    vision_tower: PreTrainedModel,
+    language_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    vision_feature_layer: list[int] | int,
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """A LLaVA model around a CLIP vision tower and a Llama-type LLM; its projector is not trained.
+
+    Raises CheckpointError when a feature layer is beyond the tower's depth.
+    """
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    layers = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
+    depth = vision_tower.config.num_hidden_layers
+    for layer in layers:
+        if not -depth - 1 <= layer <= depth:
+            raise CheckpointError(f"vision feature layer {layer} does not exist: the tower has {depth} layers")
+    image_token = tokenizer.convert_tokens_to_ids(IMAGE_MARKER)
+    rows = language_model.get_input_embeddings().weight.shape[0]
+    if image_token is None or not 0 <= image_token < rows:
+        raise CheckpointError(f"the tokenizer's {IMAGE_MARKER} has id {image_token}, the LLM has {rows} embeddings")
+    config = LlavaConfig(
+        vision_config=vision_tower.config,
+        text_config=language_model.config,
+        image_token_id=image_token,
+        vision_feature_layer=vision_feature_layer,
+        vision_feature_select_strategy="default",
+        image_seq_length=image_tokens(vision_tower.config),
+        tie_word_embeddings=language_model.config.tie_word_embeddings,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.model.vision_tower.load_state_dict(vision_tower.state_dict())
+    model.model.language_model.load_state_dict(language_model.model.state_dict())
+    model.lm_head.load_state_dict(language_model.lm_head.state_dict())
+    model.generation_config = generation_config(tokenizer, rows)
+    return model, build_processor(tokenizer, vision_tower.config.image_size, vision_tower.config.patch_size)
+
+
+def image_tokens(vision_config: Any) -> int:
+    """How many positions an image takes in the sequence: its patches."""
+    return (vision_config.image_size // vision_config.patch_size) ** 2
+
+
+def generation_config(tokenizer: PreTrainedTokenizerBase, rows: int) -> Any:
+    """Greedy by default; the image token and embedding rows without a token can never be generated."""
+    from transformers import GenerationConfig
+
+    image_token = tokenizer.convert_tokens_to_ids(IMAGE_MARKER)
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        suppress_tokens=sorted({image_token, *range(len(tokenizer), rows)}),
+        do_sample=False,
+        max_new_tokens=512,
+    )
+
+
+def build_processor(tokenizer: PreTrainedTokenizerBase, image_size: int, patch_size: int) -> LlavaProcessor:
+    """The processor that gives exactly training's pixels and prompts: padded to a square, v1 template."""
+    from transformers import LlavaProcessor
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    side = {"height": image_size, "width": image_size}
+    image_processor = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": image_size}, crop_size=side)
+    return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=patch_size,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT_TEMPLATE,
+        image_token=IMAGE_MARKER,
+        num_additional_image_tokens=1,
+    )
+
+
+def save_model(
+    directory: Path,
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Everything that plain transformers needs, into `directory`; `state` where the weights are not in the model."""
+    model.save_pretrained(directory, safe_serialization=True, state_dict=state)
+    processor.save_pretrained(directory)
+    for path in directory.glob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes them for their owner alone; servers run as another user
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

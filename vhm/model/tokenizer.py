@@ -1,0 +1,90 @@
+"""The slow Llama tokenizer of the published weights as a `tokenizer.json` that stock AutoTokenizer reads.
+
+Rebuilt from `tokenizer.model`: merges are all pairs of pieces whose concatenation is a piece, by
+descending score of the result, then by the left id, then by the right one; bytes as a fallback; each
+segment between special tokens begins with ▁ (Kudo & Richardson 2018, BPE with scores).
+With `legacy: false` text right after a special token loses its first ▁ again: `</s>USER:` becomes `US`,
+`ER:`, as transformers 4.31's slow tokenizer gave it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vhm.data.records import IMAGE_MARKER
+from vhm.errors import CheckpointError
+from vhm.io import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SPECIALS = ("<unk>", "<s>", "</s>")
+
+
+def llama_tokenizer(source: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of `source`/tokenizer.model, `<image>` added after its last id.
+
+    `tokenizer_config.json` beside it says whether it is `legacy` (the default, as in 4.31).
+    """
+    settings = source / "tokenizer_config.json"
+    legacy = read_json(settings).get("legacy", True) if settings.is_file() else True
+    return from_pieces(read_pieces(source / "tokenizer.model"), legacy=legacy is not False)
+
+
+def read_pieces(path: Path) -> list[tuple[str, float]]:
+    """(piece, score) in the order of their ids, of a sentencepiece model file."""
+    from google.protobuf.message import DecodeError
+    from transformers.utils import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except (OSError, DecodeError) as error:
+        raise CheckpointError(f"{path} is not a sentencepiece model ({error})") from None
+    return [(piece.piece, piece.score) for piece in model.pieces]
+
+
+def from_pieces(pieces: list[tuple[str, float]], legacy: bool) -> PreTrainedTokenizerFast:
+    """The tokenizer of (piece, score) pairs in the order of their ids."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {piece: index for index, (piece, _) in enumerate(pieces)}
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, _merges(pieces, vocabulary), unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    spaces = normalizers.Replace(" ", "▁")
+    if legacy:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces])
+    else:
+        start = normalizers.Replace(Regex(r"\A(?!USER:)(?=[\s\S])"), "▁")
+        tokenizer.normalizer = normalizers.Sequence([start, spaces])
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\AUS(?=ER:)"), "isolated")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (*SPECIALS, IMAGE_MARKER)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<unk>",
+        extra_special_tokens={"image_token": IMAGE_MARKER},
+        model_max_length=2048,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _merges(pieces: list[tuple[str, float]], vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    found = []
+    for piece, score in pieces:
+        if piece in SPECIALS or (piece.startswith("<0x") and piece.endswith(">")):
+            continue
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in vocabulary and right in vocabulary:
+                found.append((-score, vocabulary[left], vocabulary[right], left, right))
+    return [(left, right) for *_, left, right in sorted(found)]

@@ -1,0 +1,60 @@
+"""`vhm sample`: the embedded dataset and, made for it, the tiny base model and a projector to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vhm.data.encode import SYSTEM
+from vhm.data.records import IMAGE_MARKER
+from vhm.data.sample import build_sample
+from vhm.io import read_json, sha256_tree
+from vhm.model.tiny import PROJECTOR, SOURCE_LAYER, build_tiny_base, write_projector
+
+
+def build(out: Path) -> dict[str, Any]:
+    """Write the sample below `out`; returns how many chips and files it has and its content hash."""
+    build_sample(out)
+    build_tiny_base(out / "base", _texts(out))
+    write_projector(out / PROJECTOR)
+    files = [path for path in out.rglob("*") if path.is_file()]
+    chips = sum(path.suffix == ".jpg" and "images" in path.parts for path in files)
+    return {"chips": chips, "files": len(files), "sha256": sha256_tree(out)}
+
+
+def remake_projector(data: Path, work: Path) -> None:
+    """Train the projector that the package ships: `align` on the tiny parts with one feature layer.
+
+    `data` is a built sample. The result replaces the package's file, in LLaVA-1.5's layout.
+    """
+    import torch
+
+    from vhm.data.validate import validate
+    from vhm.model.projector import read_projector
+    from vhm.recipe import load_recipe
+    from vhm.train import train
+
+    build_tiny_base(work / "base", _texts(data), [SOURCE_LAYER])
+    validate(data / "pretrain" / "list_pretrain.json", data / "images", work / "manifest", "pretrain")
+    train(
+        "align",
+        load_recipe("tiny"),
+        work / "base",
+        work / "manifest" / "manifest.parquet",
+        data / "images",
+        work / "aligned",
+    )
+    trained = read_projector(work / "aligned")
+    layout = {"linear_1": "0", "linear_2": "2"}
+    tensors = {f"model.mm_projector.{layout[k.split('.')[0]]}.{k.split('.')[1]}": v for k, v in trained.items()}
+    torch.save(tensors, Path(__file__).parent / "model" / PROJECTOR)
+
+
+def _texts(out: Path) -> Iterator[str]:
+    """What the tokenizer learns from: training text alone."""
+    yield f"{SYSTEM} USER: ASSISTANT:"
+    for name in ("pretrain/list_pretrain.json", "sft/list_sft.json"):
+        for record in read_json(out / name):
+            for turn in record["conversations"]:
+                yield turn["value"].replace(IMAGE_MARKER, "").strip()

@@ -1,0 +1,208 @@
+"""The stages of a run as functions of paths: what a KFP component and a `vhm` command have in common.
+
+Each takes the resolved recipe as text and directories, does one stage, and returns its figures. Inside a
+component a stage's log lines begin with `vhm| `, which is how the local runner tells them from others.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vhm.data.images import Limits
+from vhm.errors import InputError
+from vhm.io import read_json, sha256_tree, write_json, write_text
+from vhm.recipe import Recipe, parse_recipe
+
+log = logging.getLogger(__name__)
+
+LOG_PREFIX = "vhm| "
+
+
+def validate_data(kind: str, recipe: str, data: str, manifest: str, report: str) -> dict[str, Any]:
+    """Check the list of `kind` ("pretrain", "sft", "eval"); raises CheckFailed when it fails."""
+    settings = _begin(recipe)
+    from vhm.data.validate import require_passed, validate
+
+    root, out = Path(data), Path(manifest)
+    evaluation = root / settings.data.evaluation
+    lists = {"pretrain": root / settings.data.pretrain, "sft": root / settings.data.sft, "eval": evaluation}
+    if kind not in lists:
+        raise InputError(f"kind {kind!r} is unknown: use {', '.join(lists)}")
+    result = validate(
+        lists[kind],
+        evaluation if kind == "eval" else root / settings.data.images,
+        out,
+        kind,  # type: ignore[arg-type]
+        [] if kind == "eval" else [evaluation],
+        max_rejected=settings.data.max_rejected,
+        max_text=settings.data.max_text,
+        limits=Limits(max_pixels=settings.data.max_pixels),
+    )
+    write_text(Path(report), _validation_html(result.to_dict()))
+    log.info("%s: %d of %d records accepted", kind, result.accepted, result.total)
+    require_passed(result, out)
+    return {"kind": kind, "accepted": result.accepted, "rejected": result.rejected, "refusals": result.refusal_share}
+
+
+def warm_start(recipe: str, data: str, manifests: Sequence[str], model: str) -> dict[str, Any]:
+    """The model to pretrain: the base with a trained projector in it, or with one that `align` trains now."""
+    settings = _begin(recipe)
+    from vhm.model.warm_start import warm_start as run
+    from vhm.train import train
+
+    root, out = Path(data), Path(model)
+    base = root / settings.base.model
+    if settings.base.projector is not None:
+        report = run(base, out, root / settings.base.projector, settings.base.source_layer)
+        return {"projector": report["projector"], **report["exactness"]}
+    manifest = manifest_of("pretrain", manifests)
+    train("align", settings, base, manifest, root / settings.data.images, out)
+    return {"projector": "align", **_training_figures(out)}
+
+
+def train_stage(
+    stage: str, recipe: str, data: str, manifests: Sequence[str], model: str, trained: str, curve: str
+) -> dict[str, Any]:
+    """Train `stage` from `model` on the manifest of its kind."""
+    settings = _begin(recipe)
+    from vhm.model.card import curve_svg
+    from vhm.train import train
+
+    out = Path(trained)
+    train(stage, settings, Path(model), manifest_of(stage, manifests), Path(data) / settings.data.images, out)
+    write_text(Path(curve), f"<!doctype html><title>{stage}</title>{curve_svg(out / 'train_log.jsonl')}")
+    return _training_figures(out)
+
+
+def predict(recipe: str, data: str, model: str, shard: int, predictions: str) -> dict[str, Any]:
+    """Answer one shard of the evaluation questions."""
+    settings = _begin(recipe)
+    from vhm.evaluate.generate import predict as run
+    from vhm.evaluate.tasks import tasks_in
+
+    _share_cores(settings.evaluation.shards)
+    directory = Path(data) / settings.data.evaluation
+    tasks = tasks_in(directory, settings.evaluation.tasks)
+    run(Path(model), directory, Path(predictions), tasks, settings.evaluation, (int(shard), settings.evaluation.shards))
+    return {"shard": int(shard), "tasks": len(tasks)}
+
+
+def score(recipe: str, data: str, model: str, shards: Sequence[str], evaluation: str, report: str) -> dict[str, Any]:
+    """Merge the shards' predictions, score them, write scores.json and the report."""
+    settings = _begin(recipe)
+    from vhm.evaluate.generate import merge_predictions
+    from vhm.evaluate.run import score_run
+
+    out = Path(evaluation)
+    merge_predictions([Path(shard) for shard in shards], out)
+    scores = score_run(Path(model), Path(data) / settings.data.evaluation, out, settings)
+    shutil.copyfile(out / "report.html", report)
+    mains = {name: task[task["figure"]] for name, task in scores["tasks"].items() if "figure" in task}
+    log.info("mean of main figures %.3f over %d tasks", scores["summary"]["mean"], scores["summary"]["tasks"])
+    return {"mean": scores["summary"]["mean"], **mains}
+
+
+def gate(recipe: str, evaluation: str, verdict: str) -> bool:
+    """Whether the model may be promoted; every check is written to `verdict`."""
+    settings = _begin(recipe)
+    from vhm.evaluate.gate import gate as run
+
+    checks = run(read_json(Path(evaluation) / "scores.json"), settings.gate)
+    for check in checks:
+        log.info("%s %s", "pass" if check.passed else "FAIL", check)
+    passed = all(check.passed for check in checks)
+    listed = [vars(check) | {"passed": check.passed} for check in checks]
+    write_json(Path(verdict), {"passed": passed, "checks": listed})
+    return passed
+
+
+def deploy(recipe: str, data: str, model: str, deployment: str, report: str) -> dict[str, Any]:
+    """Serve the promoted model on this machine, ask the golden questions, show an answer."""
+    settings = _begin(recipe)
+    from vhm.serve.deploy import try_locally
+
+    root, out = Path(data), Path(deployment)
+    write_text(out / "recipe.yaml", settings.text())
+    answers = try_locally(
+        Path(model), root / settings.data.evaluation, root / settings.data.golden, out / "recipe.yaml", out
+    )
+    write_json(out / "model.json", {"sha256": sha256_tree(Path(model))})
+    write_text(Path(report), _deployment_html(out))
+    return {"golden": len(answers)}
+
+
+def manifest_of(kind: str, manifests: Sequence[str]) -> Path:
+    """Of several validated directories, the manifest that was made for `kind`. InputError when there is none."""
+    for folder in manifests:
+        if read_json(Path(folder) / "validation.json")["kind"] == kind:
+            return Path(folder) / "manifest.parquet"
+    raise InputError(f"none of the {len(manifests)} manifests was validated for {kind!r}")
+
+
+def _begin(recipe: str) -> Recipe:
+    """Set up logging for a stage that runs in a process of its own, and read the recipe."""
+    if not logging.getLogger().handlers or os.environ.get("VHM_COMPONENT"):
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter(f"{LOG_PREFIX}%(message)s"))
+        own = logging.getLogger("vhm")
+        own.handlers, own.propagate = [handler], False
+        own.setLevel(logging.INFO)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not Path("/dev/nvidiactl").exists():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    return parse_recipe(yaml.safe_load(recipe))
+
+
+def _share_cores(processes: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+
+
+def _training_figures(out: Path) -> dict[str, Any]:
+    training = read_json(out / "training.json")
+    return {name: training[name] for name in ("samples", "steps", "first_loss", "last_loss")}
+
+
+def _validation_html(result: dict[str, Any]) -> str:
+    from html import escape
+
+    rows = "".join(
+        f"<tr><td>{escape(str(name))}<td>{escape(str(value))}"
+        for name, value in (
+            ("list", result["source"]),
+            ("accepted", result["accepted"]),
+            ("rejected", result["rejected"]),
+            *result["reasons"].items(),
+            ("refusals", f"{result['refusal_share']:.1%}"),
+            *((f"{e['expectation']} {e['arguments'].get('column', '')}", "met" if e["success"] else "FAILED")
+              for e in result["expectations"].get("results", [])),
+        )
+    )  # fmt: skip
+    verdict = "passed" if result["passed"] else "failed"
+    return f"<!doctype html><title>{result['kind']}</title><h1>{result['kind']}: {verdict}</h1><table>{rows}</table>"
+
+
+def _deployment_html(out: Path) -> str:
+    import base64
+    from html import escape
+
+    picture = base64.b64encode((out / "answer.png").read_bytes()).decode()
+    rows = "".join(
+        f"<tr><td>{escape(a['family'])}<td>{escape(a['question'])}<td><b>{escape(a['answer'])}</b><td>{escape(a['truth'])}"
+        for a in read_json(out / "deployment.json")["golden"]
+    )
+    return (
+        "<!doctype html><title>deployment</title><h1>What the deployed model answers</h1>"
+        f"<img alt='an answer drawn on its picture' src='data:image/png;base64,{picture}'>"
+        f"<table><tr><th>family<th>question<th>answer<th>true{rows}</table>"
+    )

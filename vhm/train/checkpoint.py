@@ -1,0 +1,81 @@
+"""Exact resume: what DeepSpeed saves, made whole by a manifest that is written last.
+
+    DIR/step-00000050/            appears by a rename, when everything in it is on disk
+        manifest.json             step, world size, recipe hash; name, size and sha256 of every file
+        state/…                   each rank's parameters and optimizer state
+
+A folder without a manifest, or with a file that is not as its manifest says, is never loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from vhm.errors import CheckpointError
+from vhm.io import read_json, sha256_file, write_json
+
+log = logging.getLogger(__name__)
+
+
+def save(engine: Any, root: Path, step: int, key: dict[str, Any], rank: int) -> None:
+    """Save the engine's state after `step` steps; older checkpoints go once this one is whole. All ranks call."""
+    import torch.distributed as distributed
+
+    final = root / f"step-{step:08d}"
+    beside = root / f".{final.name}.partial"
+    if rank == 0:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    distributed.barrier()
+    engine.save_checkpoint(str(beside), tag="state", exclude_frozen_parameters=True)
+    distributed.barrier()
+    if rank == 0:
+        files = sorted(p for p in beside.rglob("*") if p.is_file())
+        listed = {p.relative_to(beside).as_posix(): {"size": p.stat().st_size, "sha256": sha256_file(p)} for p in files}
+        write_json(beside / "manifest.json", key | {"step": step, "files": listed})
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(beside, final)
+        for old in sorted(root.glob("step-*")):
+            if old != final:
+                shutil.rmtree(old)
+    distributed.barrier()
+
+
+def newest(root: Path, key: dict[str, Any]) -> tuple[Path, int] | None:
+    """The newest whole checkpoint below `root` that was made for `key`, and its step.
+
+    `key` is what must be equal for a resume to be exact. Raises CheckpointError when a checkpoint is
+    damaged or belongs to another run: going on from the start would silently lose it.
+    """
+    for folder in sorted(root.glob("step-*"), reverse=True):
+        manifest = read_json(folder / "manifest.json")
+        for name, value in key.items():
+            if manifest.get(name) != value:
+                raise CheckpointError(
+                    f"{folder} was made with another {name.replace('_', ' ')} ({manifest.get(name)}, now {value}): "
+                    "use --resume never to start again, or another --out"
+                )
+        verify(folder, manifest)
+        return folder, int(manifest["step"])
+    return None
+
+
+def verify(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise CheckpointError that names the first file that is missing or not as listed."""
+    for name, listed in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing: remove {folder} to resume from an older state")
+        if path.stat().st_size != listed["size"] or sha256_file(path) != listed["sha256"]:
+            raise CheckpointError(f"{path} is damaged: remove {folder} to resume from an older state")
+
+
+def load(engine: Any, folder: Path) -> None:
+    """Put the verified checkpoint `folder` into the engine. All ranks call."""
+    path, _ = engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)
+    if path is None:
+        raise CheckpointError(f"DeepSpeed could not load {folder}")

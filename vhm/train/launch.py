@@ -1,0 +1,122 @@
+"""Starts the ranks of a training stage on this machine and turns their end into one answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+
+from vhm.errors import InputError, TrainError
+from vhm.io import read_json, sha256_tree, write_text
+from vhm.lineage import write_lineage
+from vhm.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    stage: str,
+    recipe: Recipe,
+    model: Path,
+    manifest: Path,
+    images: Path,
+    out: Path,
+    processes: int | None = None,
+    resume: bool = True,
+) -> Path:
+    """Run one training stage with `processes` ranks; `out` becomes a Hugging Face directory.
+
+    A stage that was stopped goes on where its newest checkpoint is. Raises TrainError with the reason
+    of the rank that failed first, InputError when an input is missing.
+    """
+    recipe.stage(stage)
+    for path, what in ((model / "config.json", "model"), (manifest, "manifest"), (images, "image root")):
+        if not path.exists():
+            raise InputError(f"{what} {path} does not exist")
+    if not resume and out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "recipe.yaml", recipe.text())
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nnodes=1",
+            f"--nproc-per-node={processes or recipe.processes}",
+        ),
+        *("--master-addr=127.0.0.1", f"--master-port={_free_port()}", "-m", "vhm.train"),
+        *("--stage", stage, "--recipe", str(out / "recipe.yaml"), "--model", str(model), "--manifest", str(manifest)),
+        *("--images", str(images), "--out", str(out), "--resume", "auto" if resume else "never"),
+    ]
+    _run(command, stage)
+    write_lineage(
+        out,
+        kind=f"model/{stage}",
+        inputs={"model": model, "manifest": manifest},
+        recipe=recipe,
+        figures=read_json(out / "training.json"),
+    )
+    from vhm.model.card import write_card  # needs the training log
+
+    write_card(out, stage, recipe)
+    log.info("%s: model in %s, weights %s", stage, out, weights_hash(out)[:12])
+    return out
+
+
+def weights_hash(model: Path) -> str:
+    """One hash over the model's weight files."""
+    names = frozenset(p.name for p in model.iterdir() if p.suffix != ".safetensors")
+    return sha256_tree(model, skip=names)
+
+
+def _run(command: list[str], stage: str) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    if "CUDA_VISIBLE_DEVICES" not in environment and not _has_gpu():
+        environment.setdefault("DS_ACCELERATOR", "cpu")
+    # torchrun and the ninja that builds DeepSpeed's one CPU operator are beside our own interpreter.
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
+    last: deque[str] = deque(maxlen=200)
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+    ) as ranks:
+        try:
+            assert ranks.stderr is not None
+            for line in ranks.stderr:
+                last.append(line.rstrip())
+                if line.startswith(stage):
+                    log.info("%s", line.rstrip())
+                else:
+                    log.debug("%s", line.rstrip())
+        except BaseException:
+            ranks.terminate()
+            raise
+    if ranks.returncode:
+        raise TrainError(f"{stage} failed: {_reason(last)}")
+
+
+def _reason(lines: deque[str]) -> str:
+    """What the first failing rank said in its own words, else its last exception."""
+    for line in lines:
+        if line.startswith("vhm.train: error: "):
+            return line.removeprefix("vhm.train: error: ")
+    errors = [line.split("]: ")[-1] for line in lines if "Error: " in line]
+    return (
+        errors[0] if errors else "a rank was killed" if any("Signal" in line for line in lines) else "no reason given"
+    )
+
+
+def _has_gpu() -> bool:
+    return Path("/dev/nvidiactl").exists()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,234 @@
+"""The training loop, from top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+
+from vhm.data.images import Limits
+from vhm.errors import TrainError
+from vhm.io import jsonl, read_jsonl, sha256_tree, write_bytes, write_json
+from vhm.model import load_model
+from vhm.model.build import image_tokens, save_model
+from vhm.recipe import Recipe
+from vhm.train import checkpoint
+from vhm.train.batches import Batch, TrainingSet
+from vhm.train.engine import accumulation_steps, build_engine, learning_rate
+from vhm.train.order import Order, micro_batches
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training stage: what the ranks of a run agree on. `out` becomes the trained model directory."""
+
+    stage: str
+    recipe: Recipe
+    model: Path
+    manifest: Path
+    images: Path
+    out: Path
+    resume: bool
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / "checkpoints"
+
+    @property
+    def log_file(self) -> Path:
+        return self.out / "train_log.jsonl"
+
+
+def run(job: Job, rank: int, world_size: int) -> None:
+    """Train on this rank until the stage is done. Raises TrainError, CheckpointError, InputError."""
+    stage = job.recipe.stage(job.stage)
+    _deterministic(job.recipe.seed)
+    import deepspeed
+
+    deepspeed.init_distributed()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
+    # Weights are kept in the dtype that they are trained in: bf16's own master copy is DeepSpeed's.
+    model, processor = load_model(job.model, dtype=torch.bfloat16 if stage.precision == "bf16" else torch.float32)
+    model.train()
+    samples = TrainingSet(
+        job.manifest,
+        job.images,
+        processor,
+        stage,
+        image_tokens(model.config.vision_config),
+        Limits(max_pixels=job.recipe.data.max_pixels),
+    )
+    order = Order(samples.lengths(), stage.global_batch, stage.epochs, job.recipe.seed)
+    engine = build_engine(model, stage, world_size)
+    key = {
+        "recipe_hash": job.recipe.hash(f"stages.{job.stage}"),
+        "model_hash": sha256_tree(job.model, skip=frozenset({"README.md", "lineage.json"})),
+        "data_hash": sha256_tree(job.manifest),
+        "world_size": world_size,
+    }
+    start = _resume(job, engine, key)
+    if rank == 0:
+        log.info(
+            "%s: %d samples (%d left out), %d steps of %d samples on %d processes, from step %d",
+            job.stage,
+            len(samples),
+            samples.left_out.total(),
+            order.steps,
+            stage.global_batch,
+            world_size,
+            start,
+        )
+    stopping = _StopSignal()
+    clock = _Clock(start, order.steps)
+    accumulation = accumulation_steps(stage, world_size)
+
+    def read(step: int) -> list[Batch]:
+        shares = micro_batches(order.batch(step), rank, world_size, stage.micro_batch, accumulation)
+        return [samples.batch(share) for share in shares]
+
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(read, start) if start < order.steps else None
+        for step in range(start, order.steps):
+            assert coming is not None
+            batches = coming.result()
+            coming = reader.submit(read, step + 1) if step + 1 < order.steps else None
+            rate = learning_rate(stage, step, order.steps)
+            loss, tokens = _step(engine, [_to(batch, device) for batch in batches], rate, world_size)
+            if rank == 0:
+                clock.note(job, {"step": step + 1, "loss": loss, "lr": rate, "tokens": tokens}, stage.log_every)
+            stop = stopping.anywhere(device)
+            if (step + 1) % stage.save_every == 0 or stop:
+                checkpoint.save(engine, job.checkpoints, step + 1, key, rank)
+            if stop:
+                raise TrainError(f"{job.stage} was told to stop after step {step + 1}: run it again to go on")
+    _export(job, engine, model, processor, samples, rank)
+
+
+def _step(engine: Any, batches: list[Batch], rate: float, world_size: int) -> tuple[float, int]:
+    """One optimizer step; the mean loss over all labelled tokens of the global batch, and its tokens."""
+    device = batches[0].input_ids.device
+    counts = torch.tensor([sum(b.targets for b in batches), sum(b.tokens for b in batches)], device=device)
+    distributed.all_reduce(counts)
+    targets, tokens = counts.tolist()
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for batch in batches:
+        loss = engine(batch)
+        total += loss.detach().double()
+        # DeepSpeed divides by the accumulation steps and by the ranks: undo both, so that what is left
+        # is the mean over labelled tokens.
+        engine.backward(loss * (len(batches) * world_size / targets))
+        engine.step()
+    distributed.all_reduce(total)
+    mean = float(total) / targets
+    if not math.isfinite(mean):
+        raise TrainError(f"the loss is {mean} at step {engine.global_steps}: lower the learning rate or check the data")
+    return mean, tokens
+
+
+def _resume(job: Job, engine: Any, key: dict[str, Any]) -> int:
+    if not job.resume:
+        return 0
+    found = checkpoint.newest(job.checkpoints, key)
+    if found is None:
+        return 0
+    folder, step = found
+    checkpoint.load(engine, folder)
+    return step
+
+
+def _export(job: Job, engine: Any, model: Any, processor: Any, samples: TrainingSet, rank: int) -> None:
+    """Write the trained model into `out`; `config.json` comes last, so a directory that has one is whole."""
+    state = engine._zero3_consolidated_16bit_state_dict() if engine.zero_optimization_stage() == 3 else None
+    if rank == 0:
+        if state is not None:
+            state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+        beside = job.out / ".model.partial"
+        shutil.rmtree(beside, ignore_errors=True)
+        save_model(beside, model, processor, state)
+        entries = read_jsonl(job.log_file)
+        summary = {
+            "stage": job.stage,
+            "samples": len(samples),
+            "left_out": dict(samples.left_out),
+            "truncated": samples.truncated,
+            "steps": entries[-1]["step"],
+            "first_loss": entries[0]["loss"],
+            "last_loss": entries[-1]["loss"],
+        }
+        write_json(job.out / "training.json", summary)
+        for path in sorted(beside.iterdir(), key=lambda p: p.name == "config.json"):
+            os.replace(path, job.out / path.name)
+        beside.rmdir()
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
+    distributed.barrier()
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    pixels = None if batch.pixel_values is None else batch.pixel_values.to(device)
+    return Batch(batch.input_ids.to(device), batch.labels.to(device), batch.attention_mask.to(device), pixels)
+
+
+def _deterministic(seed: int) -> None:
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+class _StopSignal:
+    """SIGTERM asks to stop: every rank finishes its step, saves, and ends."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, *_: object) -> None:
+        self._asked = True
+
+    def anywhere(self, device: torch.device) -> bool:
+        """Whether any rank was asked. All ranks call."""
+        asked = torch.tensor(int(self._asked), device=device)
+        distributed.all_reduce(asked)
+        return bool(asked.item())
+
+
+class _Clock:
+    """Writes the log file and says how long is left."""
+
+    def __init__(self, start: int, steps: int) -> None:
+        self._start, self._steps = start, steps
+        self._since = time.monotonic()
+        self._entries: list[dict[str, Any]] | None = None
+
+    def note(self, job: Job, entry: dict[str, Any], every: int) -> None:
+        if self._entries is None:
+            kept = read_jsonl(job.log_file) if job.log_file.exists() else []
+            self._entries = [old for old in kept if old["step"] <= self._start]
+        passed = time.monotonic() - self._since
+        done = entry["step"] - self._start
+        self._entries.append(entry | {"seconds": round(passed, 3)})
+        if entry["step"] % every == 0 or entry["step"] == self._steps:
+            write_bytes(job.log_file, jsonl(self._entries))
+            left = passed / done * (self._steps - entry["step"])
+            log.info(
+                "%s step %d of %d, loss %.3f, %.0f s left",
+                job.stage,
+                entry["step"],
+                self._steps,
+                entry["loss"],
+                left,
+            )
