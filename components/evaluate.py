@@ -34,4 +34,6 @@ def score(
 ):
     from vhm.stages import score
 
-    figures.metadata.update(score(recipe, data, model.path, [s.path for s in shards], evaluation.path, report.path))
+    figures.metadata.update(
+        score(recipe, data, model.path, [s.path for s in shards], evaluation.path, report.path, figures.path)
+    )

@@ -20,6 +20,8 @@ def train(
 ):
     from vhm.stages import train_stage
 
-    found = train_stage(stage, recipe, data, [m.path for m in manifests], model.path, trained.path, curve.path)
+    found = train_stage(
+        stage, recipe, data, [m.path for m in manifests], model.path, trained.path, curve.path, figures.path
+    )
     trained.metadata.update(framework="transformers", stage=stage)
     figures.metadata.update(found)

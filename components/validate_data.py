@@ -18,6 +18,6 @@ def validate_data(
 ):
     from vhm.stages import validate_data
 
-    found = validate_data(kind, recipe, data, manifest.path, report.path)
+    found = validate_data(kind, recipe, data, manifest.path, report.path, figures.path)
     manifest.metadata.update(found)
     figures.metadata.update(found)

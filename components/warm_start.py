@@ -17,6 +17,6 @@ def warm_start(
 ):
     from vhm.stages import warm_start
 
-    found = warm_start(recipe, data, [m.path for m in manifests], model.path)
+    found = warm_start(recipe, data, [m.path for m in manifests], model.path, figures.path)
     model.metadata.update(framework="transformers", stage="warm-start")
     figures.metadata.update(found)

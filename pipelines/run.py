@@ -235,7 +235,7 @@ class _Stages:
         print(f"[{passed // 60:2}:{passed % 60:02}] {text}", file=sys.stderr, flush=True)
 
     def finish(self) -> None:
-        self.failed = next((_plain(n) for n, row in self.done.items() if row.result == "FAILED"), "pipeline")
+        self.failed = next((row.name for row in self.rows() if row.result == "FAILED"), "pipeline")
 
     def rows(self) -> list[StageRow]:
         return [self.done[name] for name in self.order]

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 LOG_PREFIX = "vhm| "
 
 
-def validate_data(kind: str, recipe: str, data: str, manifest: str, report: str) -> dict[str, Any]:
+def validate_data(kind: str, recipe: str, data: str, manifest: str, report: str, figures: str) -> dict[str, Any]:
     """Check the list of `kind` ("pretrain", "sft", "eval"); raises CheckFailed when it fails."""
     settings = _begin(recipe)
     from vhm.data.validate import require_passed, validate
@@ -49,10 +49,13 @@ def validate_data(kind: str, recipe: str, data: str, manifest: str, report: str)
     write_text(Path(report), _validation_html(result.to_dict()))
     log.info("%s: %d of %d records accepted", kind, result.accepted, result.total)
     require_passed(result, out)
-    return {"kind": kind, "accepted": result.accepted, "rejected": result.rejected, "refusals": result.refusal_share}
+    return _keep(
+        figures,
+        {"kind": kind, "accepted": result.accepted, "rejected": result.rejected, "refusals": result.refusal_share},
+    )
 
 
-def warm_start(recipe: str, data: str, manifests: Sequence[str], model: str) -> dict[str, Any]:
+def warm_start(recipe: str, data: str, manifests: Sequence[str], model: str, figures: str) -> dict[str, Any]:
     """The model to pretrain: the base with a trained projector in it, or with one that `align` trains now."""
     settings = _begin(recipe)
     from vhm.model.warm_start import warm_start as run
@@ -62,14 +65,14 @@ def warm_start(recipe: str, data: str, manifests: Sequence[str], model: str) -> 
     base = root / settings.base.model
     if settings.base.projector is not None:
         report = run(base, out, root / settings.base.projector, settings.base.source_layer)
-        return {"projector": report["projector"], **report["exactness"]}
+        return _keep(figures, {"projector": report["projector"], **report["exactness"]})
     manifest = manifest_of("pretrain", manifests)
     train("align", settings, base, manifest, root / settings.data.images, out)
-    return {"projector": "align", **_training_figures(out)}
+    return _keep(figures, {"projector": "align", **_training_figures(out)})
 
 
 def train_stage(
-    stage: str, recipe: str, data: str, manifests: Sequence[str], model: str, trained: str, curve: str
+    stage: str, recipe: str, data: str, manifests: Sequence[str], model: str, trained: str, curve: str, figures: str
 ) -> dict[str, Any]:
     """Train `stage` from `model` on the manifest of its kind."""
     settings = _begin(recipe)
@@ -79,7 +82,7 @@ def train_stage(
     out = Path(trained)
     train(stage, settings, Path(model), manifest_of(stage, manifests), Path(data) / settings.data.images, out)
     write_text(Path(curve), f"<!doctype html><title>{stage}</title>{curve_svg(out / 'train_log.jsonl')}")
-    return _training_figures(out)
+    return _keep(figures, _training_figures(out))
 
 
 def predict(recipe: str, data: str, model: str, shard: int, predictions: str) -> dict[str, Any]:
@@ -95,7 +98,9 @@ def predict(recipe: str, data: str, model: str, shard: int, predictions: str) ->
     return {"shard": int(shard), "tasks": len(tasks)}
 
 
-def score(recipe: str, data: str, model: str, shards: Sequence[str], evaluation: str, report: str) -> dict[str, Any]:
+def score(
+    recipe: str, data: str, model: str, shards: Sequence[str], evaluation: str, report: str, figures: str
+) -> dict[str, Any]:
     """Merge the shards' predictions, score them, write scores.json and the report."""
     settings = _begin(recipe)
     from vhm.evaluate.generate import merge_predictions
@@ -107,7 +112,7 @@ def score(recipe: str, data: str, model: str, shards: Sequence[str], evaluation:
     shutil.copyfile(out / "report.html", report)
     mains = {name: task[task["figure"]] for name, task in scores["tasks"].items() if "figure" in task}
     log.info("mean of main figures %.3f over %d tasks", scores["summary"]["mean"], scores["summary"]["tasks"])
-    return {"mean": scores["summary"]["mean"], **mains}
+    return _keep(figures, {"mean": scores["summary"]["mean"], **mains})
 
 
 def gate(recipe: str, evaluation: str, verdict: str) -> bool:
@@ -160,6 +165,12 @@ def _begin(recipe: str) -> Recipe:
     if not Path("/dev/nvidiactl").exists():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     return parse_recipe(yaml.safe_load(recipe))
+
+
+def _keep(path: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """Write the figures to their artifact's file: KFP's cache takes an artifact without a file for lost."""
+    write_json(Path(path), figures)
+    return figures
 
 
 def _share_cores(processes: int) -> None:

@@ -22,6 +22,7 @@ import orjson
 
 from vhm.data.contamination import Fingerprint, LeakFinder, fingerprint
 from vhm.data.images import Limits, load_image
+from vhm.data.index import open_index
 from vhm.data.records import IMAGE_MARKER, Record, check_turns, image_name
 from vhm.data.roots import ImageRoot, open_root
 from vhm.errors import CheckFailed, ImageError, InputError, RecordError
@@ -120,6 +121,7 @@ def validate(
     rejected = [result for result in results if isinstance(result, Rejected)]
     out.mkdir(parents=True, exist_ok=True)
     _write_manifest(rows, out / "manifest.parquet")
+    open_index(out / "manifest.parquet")  # what training maps is made now: later `out` may be read-only
     write_bytes(out / "rejected.jsonl", jsonl([asdict(row) for row in rejected]))
     result = Validation(
         kind,

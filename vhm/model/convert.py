@@ -14,6 +14,7 @@ Shards are read one at a time and written as they come; the result appears under
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -99,7 +100,12 @@ def _to_hf(source: Path, out: Path, tower: Path, allow_nan: bool) -> list[Moved]
     config = hf_config(reference, read_json(tower / "config.json"))
     tokenizer = reference_tokenizer(source)
     old_rows = reference["vocab_size"]
-    config.image_token_id = old_rows
+    config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
+    if config.image_token_id != old_rows:
+        raise CheckpointError(
+            f"{source}: the tokenizer gives <image> the id {config.image_token_id}, the first free row is {old_rows}: "
+            "its vocabulary and the checkpoint's do not belong together"
+        )
     rows = -(-(old_rows + 1) // 64) * 64
     config.text_config.vocab_size = rows
     with torch.device("meta"):
@@ -197,7 +203,7 @@ def _to_reference(source: Path, out: Path, allow_nan: bool) -> list[Moved]:
         main.close()
         vision.close()
         write_json(folder / "config.json", known.get("reference_config") or _reference_config(config, old_rows))
-        write_json(folder / "vision_tower" / "config.json", config.vision_config.to_dict())
+        write_json(folder / "vision_tower" / "config.json", json.loads(config.vision_config.to_json_string()))
         AutoTokenizer.from_pretrained(source, local_files_only=True).save_pretrained(folder)
         _write_report(folder, source, moved, {})
     return moved

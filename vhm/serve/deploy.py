@@ -97,7 +97,8 @@ def try_locally(model: Path, data: Path, golden: Path, recipe_file: Path, out: P
     """Serve `model` on this machine, ask the golden questions over HTTP, and write what it answered.
 
     Writes deployment.json and answer.png, the grounding answer drawn on its picture (true box green, said
-    box red). Raises ServeError when the server does not come up or gives an empty answer.
+    box red). Raises ServeError when the server does not come up or refuses a question;
+    whether the answers are good enough was the gate's to say.
     """
     root = open_root(data)
     answers = []
@@ -110,8 +111,6 @@ def try_locally(model: Path, data: Path, golden: Path, recipe_file: Path, out: P
             truth = entry["conversations"][1]["value"]
             answers.append(Golden(entry["family"], name, entry["question"], truth, answer))
             log.info("asked %s: %s → %s (true: %s)", name, entry["question"], answer, truth)
-            if not answer:
-                raise ServeError(f"the deployed model gave no answer to {entry['question']!r}")
     write_json(out / "deployment.json", {"url": "local", "golden": [asdict(a) for a in answers]})
     grounded = [a for a in answers if parse.box(a.truth)]
     shown = next((a for a in grounded if parse.box(a.answer)), (grounded or answers)[0])

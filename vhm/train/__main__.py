@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vhm.errors import VhmError
 from vhm.recipe import load_recipe
+from vhm.train.launch import die_with_parent
 
 
 def main() -> int:
@@ -18,6 +19,7 @@ def main() -> int:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--resume", choices=["auto", "never"], default="auto")
     arguments = parser.parse_args()
+    die_with_parent()
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s", stream=sys.stderr)
     _quiet()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -84,7 +86,12 @@ def _run(command: list[str], stage: str) -> None:
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
     last: deque[str] = deque(maxlen=200)
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        preexec_fn=die_with_parent,
     ) as ranks:
         try:
             assert ranks.stderr is not None
@@ -114,6 +121,12 @@ def _reason(lines: deque[str]) -> str:
 
 def _has_gpu() -> bool:
     return Path("/dev/nvidiactl").exists()
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent ends: a rank that outlives its run would go on writing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _free_port() -> int:

@@ -110,6 +110,7 @@ def run(job: Job, rank: int, world_size: int) -> None:
                 clock.note(job, {"step": step + 1, "loss": loss, "lr": rate, "tokens": tokens}, stage.log_every)
             stop = stopping.anywhere(device)
             if (step + 1) % stage.save_every == 0 or stop:
+                clock.write(job)
                 checkpoint.save(engine, job.checkpoints, step + 1, key, rank)
             if stop:
                 raise TrainError(f"{job.stage} was told to stop after step {step + 1}: run it again to go on")
@@ -222,7 +223,7 @@ class _Clock:
         done = entry["step"] - self._start
         self._entries.append(entry | {"seconds": round(passed, 3)})
         if entry["step"] % every == 0 or entry["step"] == self._steps:
-            write_bytes(job.log_file, jsonl(self._entries))
+            self.write(job)
             left = passed / done * (self._steps - entry["step"])
             log.info(
                 "%s step %d of %d, loss %.3f, %.0f s left",
@@ -232,3 +233,8 @@ class _Clock:
                 entry["loss"],
                 left,
             )
+
+    def write(self, job: Job) -> None:
+        """Put the entries on disk; ranks that note nothing write nothing."""
+        if self._entries is not None:
+            write_bytes(job.log_file, jsonl(self._entries))

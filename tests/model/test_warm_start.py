@@ -1,0 +1,125 @@
+"""Warm start: exact in the chosen block, zero elsewhere, refused where shapes do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from vhm.errors import CheckpointError
+from vhm.model import load_model
+from vhm.model.projector import read_projector
+from vhm.model.warm_start import warm_start
+
+
+@pytest.fixture
+def source() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"0.weight": (192, 128), "0.bias": (192,), "2.weight": (192, 192), "2.bias": (192,)}
+    return {f"model.mm_projector.{k}": torch.randn(v, generator=generator) / 10 for k, v in shapes.items()}
+
+
+@pytest.mark.parametrize("layer", [None, 2, 4, 6])
+def test_the_chosen_block_is_bit_equal_and_the_others_zero(sample: Path, source, tmp_path: Path, layer) -> None:
+    torch.save(source, tmp_path / "mm_projector.bin")
+    report = warm_start(sample / "base", tmp_path / "out", tmp_path / "mm_projector.bin", layer)
+    weight = load_model(tmp_path / "out")[0].model.multi_modal_projector.linear_1.weight
+    block = {None: 2, 2: 0, 4: 1, 6: 2}[layer]
+    for number in range(3):
+        columns = weight[:, number * 128 : (number + 1) * 128]
+        expected = source["model.mm_projector.0.weight"] if number == block else torch.zeros(192, 128)
+        assert torch.equal(columns, expected)
+    assert report["source_layer"] == (layer or 6)
+    assert json.loads((tmp_path / "out" / "warm_start.json").read_text()) == json.loads(json.dumps(report))
+
+
+def test_image_features_equal_the_single_layer_models(sample: Path, source, tmp_path: Path) -> None:
+    """Worked out here from the vision tower's hidden states and the source's own two layers."""
+    torch.save(source, tmp_path / "p.bin")
+    warm_start(sample / "base", tmp_path / "out", tmp_path / "p.bin", 4)
+    model = load_model(tmp_path / "out", dtype="float64")[0]
+    pixels = torch.randn(1, 3, 168, 168, dtype=torch.float64)
+    weights = {key.removeprefix("model.mm_projector."): value.double() for key, value in source.items()}
+    with torch.no_grad():
+        state = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[4][:, 1:]
+        hidden = functional.gelu(state @ weights["0.weight"].T + weights["0.bias"])
+        expected = hidden @ weights["2.weight"].T + weights["2.bias"]
+        got = model.model.get_image_features(pixels, return_dict=True).pooler_output[0]
+    assert float((got - expected[0]).abs().max() / expected.abs().max()) <= 1e-12
+
+
+def test_a_projector_of_the_models_own_width_is_a_plain_load(sample: Path, source, tmp_path: Path) -> None:
+    torch.save(source, tmp_path / "p.bin")
+    warm_start(sample / "base", tmp_path / "first", tmp_path / "p.bin")
+    warm_start(sample / "base", tmp_path / "second", tmp_path / "first")  # from a Hugging Face directory
+    first, second = (
+        load_model(tmp_path / name)[0].model.multi_modal_projector.state_dict() for name in ("first", "second")
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model.mm_projector.0.weight": torch.zeros(192, 99)}, r"projector layer 1 is \(192, 99\)"),
+        ({"model.mm_projector.2.bias": torch.zeros(7)}, r"linear_2.bias is \(7,\)"),
+        ({"model.mm_projector.2.weight": None}, "lacks linear_2.weight"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_both_shapes(sample: Path, source, tmp_path: Path, change, words) -> None:
+    changed = {key: value for key, value in (source | change).items() if value is not None}
+    torch.save(changed, tmp_path / "p.bin")
+    with pytest.raises(CheckpointError, match=words):
+        warm_start(sample / "base", tmp_path / "out", tmp_path / "p.bin")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_layer_that_is_not_read_is_refused(sample: Path, source, tmp_path: Path) -> None:
+    torch.save(source, tmp_path / "p.bin")
+    with pytest.raises(CheckpointError, match=r"--source-layer 5 is not read by the model: it reads \[2, 4, 6\]"):
+        warm_start(sample / "base", tmp_path / "out", tmp_path / "p.bin", 5)
+
+
+class _Canary:
+    def __reduce__(self):
+        return (Path.touch, (Path("canary"),))
+
+
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model.mm_projector.0.weight": _Canary()}, tmp_path / "p.bin")
+    with pytest.raises(CheckpointError, match=r"refused|damaged"):
+        read_projector(tmp_path / "p.bin")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_the_shipped_projector_is_trained(sample: Path, tmp_path: Path) -> None:
+    """It was trained by `align` with one feature layer: it must tell captions better than a random one."""
+    from vhm.data.validate import validate
+    from vhm.model.tiny import SOURCE_LAYER, build_tiny_base
+    from vhm.recipe import load_recipe
+    from vhm.sample import _texts
+
+    build_tiny_base(tmp_path / "single", _texts(sample), [SOURCE_LAYER])
+    warm_start(tmp_path / "single", tmp_path / "trained", sample / "mm_projector.bin")
+    validate(sample / "pretrain/list_pretrain.json", sample / "images", tmp_path / "m", "pretrain")
+    stage = load_recipe("tiny").stage("align")
+    losses = {}
+    for name in ("single", "trained"):
+        losses[name] = _loss(tmp_path / name, tmp_path / "m" / "manifest.parquet", sample / "images", stage)
+    assert losses["trained"] < losses["single"] - 1.0
+
+
+def _loss(model_directory: Path, manifest: Path, images: Path, stage) -> float:
+    from vhm.data.images import Limits
+    from vhm.train.batches import TrainingSet
+    from vhm.train.engine import LabelledLoss
+
+    model, processor = load_model(model_directory)
+    samples = TrainingSet(manifest, images, processor, stage, 144, Limits())
+    batch = samples.batch(list(range(0, len(samples), 40)))
+    with torch.no_grad():
+        return float(LabelledLoss(model)(batch)) / batch.targets

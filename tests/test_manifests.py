@@ -1,0 +1,73 @@
+"""Manifests: schema-valid where the schemas are at hand, hardened, and the same as what the tools write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from vhm.recipe import load_recipe
+from vhm.serve.deploy import inference_service
+
+ROOT = Path(__file__).parents[1]
+SCHEMAS = ROOT.parent / "shared" / "crds"
+DOCUMENTS = [
+    (path.relative_to(ROOT), document)
+    for path in sorted((ROOT / "manifests").rglob("*.yaml"))
+    for document in yaml.safe_load_all(path.read_text())
+]
+
+
+def schema_of(document: dict[str, Any]) -> dict[str, Any]:
+    group, _, version = document["apiVersion"].partition("/")
+    for path in SCHEMAS.glob(f"{group}_*.yaml"):
+        definition = yaml.safe_load(path.read_text())["spec"]
+        if definition["names"]["kind"] == document["kind"]:
+            return next(v for v in definition["versions"] if v["name"] == version)["schema"]["openAPIV3Schema"]
+    raise AssertionError(f"no schema for {document['kind']}")
+
+
+@pytest.mark.parametrize(("path", "document"), DOCUMENTS, ids=[f"{p}-{d['kind']}" for p, d in DOCUMENTS])
+def test_custom_resources_fit_their_schemas(path: Path, document: dict[str, Any]) -> None:
+    assert {"apiVersion", "kind"} <= set(document)
+    if not document["apiVersion"].startswith(("serving.kserve.io", "trainer.kubeflow.org")):
+        return
+    if not SCHEMAS.is_dir():
+        pytest.skip("the schemas of KServe and Kubeflow Trainer are not beside this checkout")
+    jsonschema.validate(document, schema_of(document))
+
+
+def containers(value: Any) -> list[dict[str, Any]]:
+    """Every container below `value`."""
+    found = []
+    if isinstance(value, dict):
+        found += [c for c in value.get("containers", []) if isinstance(c, dict)]
+        found += [c for child in value.values() for c in containers(child)]
+    elif isinstance(value, list):
+        found += [c for child in value for c in containers(child)]
+    return found
+
+
+def test_every_container_is_confined() -> None:
+    all_containers = [c for _, document in DOCUMENTS for c in containers(document)]
+    assert len(all_containers) == 2
+    for container in all_containers:
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert {"requests", "limits"} <= set(container["resources"])
+
+
+def test_nothing_is_allowed_by_default() -> None:
+    policies = [d for _, d in DOCUMENTS if d["kind"] == "NetworkPolicy"]
+    deny = next(p for p in policies if p["metadata"]["name"] == "default-deny")
+    assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+def test_the_inference_service_is_what_vhm_deploy_prints() -> None:
+    kept = yaml.safe_load((ROOT / "manifests/base/inference-service.yaml").read_text())
+    assert kept == inference_service("s3://models/vhm", load_recipe("vhm-7b"))
