@@ -32,7 +32,7 @@ from vhm.lineage import code_hash, write_lineage
 from vhm.recipe import Recipe
 from vhm.stages import LOG_PREFIX
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("vhm.pipelines")  # shown like the rooms' own lines
 
 _EVENT = re.compile(r"(Executing task|Task) '?([\w-]+)'?(?: (finished with status (\w+)|cache hit.*))?")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -60,6 +60,16 @@ def test_bad_bytes_are_refused_with_a_reason(content: bytes, reason: str) -> Non
     assert caught.value.reason == reason
 
 
+def test_a_four_band_float_geotiff_is_stretched_band_by_band() -> None:
+    from vhm.data.sample.sources import fetch
+
+    image = load_image(fetch("solaris").read("preproc_tutorial/ms1.tif"))
+    pixels = np.asarray(image)
+    assert image.size == (300, 300)
+    assert [int(np.percentile(pixels[..., band], 50)) > 20 for band in range(3)] == [True] * 3
+    assert pixels.max() == 255
+
+
 def test_byte_limit_is_checked_before_decoding() -> None:
     with pytest.raises(ImageError, match="image_bomb"):
         load_image(png(Image.new("RGB", (50, 50))), Limits(max_bytes=20))

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from vhm.errors import ImageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
@@ -46,6 +48,8 @@ def load_image(source: str | Path | bytes, limits: Limits = DEFAULT_LIMITS, orie
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
+        if content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return _geotiff(content, where, limits)  # several bands, or a sample type that Pillow has no mode for
         raise ImageError("image_unknown", f"{where} is not one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         raise ImageError("image_bomb", f"{where} has too many pixels") from None
@@ -106,8 +110,33 @@ def _stretched(image: Image) -> Image:
     import numpy as np
     from PIL import Image as images
 
-    values = np.asarray(image, dtype=np.float64)
+    return images.fromarray(_percentile_stretch(np.asarray(image, dtype=np.float64))).convert("RGB")
+
+
+def _geotiff(content: bytes, where: str, limits: Limits) -> Image:
+    """A GeoTIFF's first three bands (or its only one) as RGB, each stretched by its percentiles unless 8-bit."""
+    import warnings
+
+    import numpy as np
+    import rasterio
+    from PIL import Image as images
+
+    try:
+        with warnings.catch_warnings(), rasterio.MemoryFile(content) as file, file.open() as raster:
+            warnings.simplefilter("ignore")
+            _check_size((raster.width, raster.height), where, limits)
+            bands = [raster.read(b) for b in ((1, 2, 3) if raster.count >= 3 else (1, 1, 1))]
+    except rasterio.errors.RasterioError as error:
+        raise ImageError("image_truncated", f"{where} cannot be decoded as TIFF ({type(error).__name__})") from None
+    pixels = [band if band.dtype == np.uint8 else _percentile_stretch(band.astype(np.float64)) for band in bands]
+    return images.fromarray(np.stack(pixels, -1))
+
+
+def _percentile_stretch(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Values between the 2nd and the 98th percentile of the finite ones, as 0 to 255."""
+    import numpy as np
+
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, [2, 98]) if finite.size else (0.0, 1.0)
     scaled = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
-    return images.fromarray(np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)).convert("RGB")
+    return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)

@@ -90,13 +90,14 @@ def predict(
     work = [(task, False) for task in tasks] + [(task, True) for task in tasks if task.name in blind]
     answerer = Answerer(model)
     root = open_root(directory)
-    for task, without_picture in work:
+    for number, (task, without_picture) in enumerate(work, start=1):
         path = predictions_file(folder, task, without_picture)
         done = {row["index"] for row in read_jsonl(path)} if path.exists() else set()
         own = questions(task, directory)[shard[0] :: shard[1]]
         left = [question for question in own if question.index not in done]
         batches = [left[i : i + settings.batch_size] for i in range(0, len(left), settings.batch_size)]
         what = f"{task.name}{' without the picture' if without_picture else ''}"
+        log.info("evaluate %d of %d: %s, %d questions", number, len(work), what, len(left))
         with path.open("ab") as file:
             for batch in track(batches, what):
                 for row in _answer(answerer, root, task, batch, settings.max_new_tokens, without_picture):

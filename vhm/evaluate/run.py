@@ -42,7 +42,7 @@ def score_run(model: Path, data: Path, out: Path, recipe: Recipe, tasks: list[Ta
     chosen = tasks or tasks_in(data, recipe.evaluation.tasks)
     run = read_json(out / "predictions" / "run.json")
     scores = {
-        "model": model.name,
+        "model": _name_of(model, recipe),
         "model_sha256": run["model"],
         "data_sha256": run["data"],
         "recipe": recipe.name,
@@ -54,6 +54,12 @@ def score_run(model: Path, data: Path, out: Path, recipe: Recipe, tasks: list[Ta
     write_report(out, data, chosen, scores)
     write_lineage(out, "evaluation", {"model": model, "data": data}, recipe, {"mean": scores["summary"]["mean"]})
     return scores
+
+
+def _name_of(model: Path, recipe: Recipe) -> str:
+    """What people call the model: its recipe and stage where our training made it, else its folder."""
+    training = model / "training.json"
+    return f"{recipe.name} after {read_json(training)['stage']}" if training.is_file() else model.name
 
 
 def _score_task(task: Task, folder: Path, settings: Evaluation) -> dict[str, Any]:

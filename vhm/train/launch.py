@@ -82,7 +82,7 @@ def _run(command: list[str], stage: str) -> None:
     environment.setdefault("OMP_NUM_THREADS", "1")
     if "CUDA_VISIBLE_DEVICES" not in environment and not _has_gpu():
         environment.setdefault("DS_ACCELERATOR", "cpu")
-    # torchrun and the ninja that builds DeepSpeed's one CPU operator are beside our own interpreter.
+    # Tools that DeepSpeed may call on a GPU, such as ninja, are beside our own interpreter.
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
     last: deque[str] = deque(maxlen=200)
     with subprocess.Popen(

@@ -57,6 +57,9 @@ def run(job: Job, rank: int, world_size: int) -> None:
     _deterministic(job.recipe.seed)
     import deepspeed
 
+    if not torch.cuda.is_available():
+        # DeepSpeed would compile a C++ operator at its first use: gloo does the same without a compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
     # Weights are kept in the dtype that they are trained in: bf16's own master copy is DeepSpeed's.
