@@ -109,8 +109,7 @@ def _data_root(recipe: Recipe) -> Path:
         log.info("building the embedded sample in %s", root)
         from vhm.sample import build
 
-        with whole_directory(root) as folder:
-            build(folder)
+        build(root)
     return root
 
 
@@ -133,12 +132,12 @@ def _collect(recipe: Recipe, out: Path, root: Path, outputs: dict[str, Any], sta
     inputs = {"data": root}
     passed = bool(outputs["passed"])
     if passed:
-        with whole_directory(out / "model") as folder:
+        with whole_directory(out / "model", "lineage.json") as folder:
             shutil.copytree(model, folder, dirs_exist_ok=True)
         inputs["model"] = out / "model"
         deployment = _deployment_of(out / "kfp", sha256_tree(model))
         if deployment is not None:
-            with whole_directory(out / "deployment") as folder:
+            with whole_directory(out / "deployment", "deployment.json") as folder:
                 shutil.copytree(deployment, folder, dirs_exist_ok=True)
     scores = read_json(out / "scores.json")
     write_lineage_of_run(out, recipe, inputs, scores)

@@ -349,7 +349,8 @@ def main() -> None:
 
 
 def _set_up(debug: bool) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # Other libraries speak only of errors: their warnings are not what the user asked for.
+    logging.basicConfig(level=logging.INFO if debug else logging.ERROR, format="%(message)s", stream=sys.stderr)
     logging.getLogger("vhm").setLevel(logging.DEBUG if debug else logging.INFO)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -80,9 +80,15 @@ def jsonl(rows: Iterator[Any] | list[Any]) -> bytes:
 
 
 @contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
-    """A directory to fill that takes the place of `path` when the block ends without an error."""
+def whole_directory(path: Path, marker: str) -> Iterator[Path]:
+    """A directory to fill that takes the place of `path` when the block ends without an error.
+
+    An older result is replaced when it holds `marker`, a file that every such result has; InputError for
+    any other directory that is not empty: it is somebody's.
+    """
     path = path.absolute()
+    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+        raise InputError(f"{path} is not empty and holds no {marker} of an earlier result: choose another place")
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     try:

@@ -9,15 +9,19 @@ from typing import Any
 from vhm.data.encode import SYSTEM
 from vhm.data.records import IMAGE_MARKER
 from vhm.data.sample import build_sample
-from vhm.io import read_json, sha256_tree
+from vhm.io import read_json, sha256_tree, whole_directory
 from vhm.model.tiny import PROJECTOR, SOURCE_LAYER, build_tiny_base, write_projector
 
 
 def build(out: Path) -> dict[str, Any]:
-    """Write the sample below `out`; returns how many chips and files it has and its content hash."""
-    build_sample(out)
-    build_tiny_base(out / "base", _texts(out))
-    write_projector(out / PROJECTOR)
+    """Write the sample as `out`; returns how many chips and files it has and its content hash.
+
+    Raises InputError when `out` holds something else already.
+    """
+    with whole_directory(out, "SAMPLE.md") as folder:
+        build_sample(folder)
+        build_tiny_base(folder / "base", _texts(folder))
+        write_projector(folder / PROJECTOR)
     files = [path for path in out.rglob("*") if path.is_file()]
     chips = sum(path.suffix == ".jpg" and "images" in path.parts for path in files)
     return {"chips": chips, "files": len(files), "sha256": sha256_tree(out)}

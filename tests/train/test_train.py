@@ -151,7 +151,12 @@ def test_wrong_inputs_are_refused_before_ranks_start(cut: Path, tmp_path: Path) 
     recipe = load_recipe("tiny")
     with pytest.raises(InputError, match=r"manifest .* does not exist"):
         train("sft", recipe, cut / "base", tmp_path / "none.parquet", cut / "images", tmp_path / "out")
+    manifest = tmp_path / "manifest.parquet"
+    manifest.touch()
+    with pytest.raises(InputError, match="is the model to start from"):
+        train("sft", recipe, cut / "base", manifest, cut / "images", cut / "base")
     assert not (tmp_path / "out").exists()
+    assert (cut / "base" / "config.json").exists()
 
 
 @pytest.mark.slow

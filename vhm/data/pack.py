@@ -52,7 +52,7 @@ def pack(manifest: Path, images: Path, out: Path, shard_size: int = 10**9) -> Pa
     if not records:
         raise InputError(f"{manifest} names no image: nothing to pack")
     files: dict[str, tuple[int, int, int]] = {}
-    with whole_directory(out) as folder:
+    with whole_directory(out, INDEX) as folder:
         shards: list[dict[str, Any]] = []
         names = iter(track(sorted(records), "packing", len(records)))
         name = next(names, None)

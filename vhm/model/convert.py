@@ -110,7 +110,7 @@ def _to_hf(source: Path, out: Path, tower: Path, allow_nan: bool) -> list[Moved]
     config.text_config.vocab_size = rows
     with torch.device("meta"):
         expected = _saved_shapes(LlavaForConditionalGeneration(config))
-    with whole_directory(out) as folder:
+    with whole_directory(out, "conversion.json") as folder:
         files = [*weight_files(source), *(weight_files(tower) if _separate_tower(source) else [])]
         writer = _ShardWriter(folder, "model")
         moved = []
@@ -189,7 +189,7 @@ def _to_reference(source: Path, out: Path, allow_nan: bool) -> list[Moved]:
     known = read_json(report)["configuration"] if report.is_file() else {}
     config = LlavaConfig.from_pretrained(source, local_files_only=True)
     old_rows = known.get("old_rows", config.image_token_id)
-    with whole_directory(out) as folder:
+    with whole_directory(out, "conversion.json") as folder:
         main, vision = _ShardWriter(folder, "model"), _ShardWriter(folder / "vision_tower", "model")
         moved = []
         for name, tensor in _tensors(weight_files(source), allow_nan):

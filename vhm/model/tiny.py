@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vhm.data.records import IMAGE_MARKER
 from vhm.io import whole_directory, write_bytes
 from vhm.model.build import assemble, save_model
+from vhm.model.tokenizer import SPECIALS, as_llama
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +53,7 @@ def build_tiny_base(out: Path, texts: Iterable[str], vision_feature_layer: list[
     layers = vision_feature_layer or VISION_FEATURE_LAYER
     model, processor = assemble(_vision_tower(), _language_model(tokenizer), tokenizer, layers)
     _draw(model.model.multi_modal_projector, seed=3)
-    with whole_directory(out) as directory:
+    with whole_directory(out, "config.json") as directory:
         save_model(directory, model, processor)
 
 
@@ -64,10 +64,8 @@ def write_projector(path: Path) -> None:
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A Llama-style BPE tokenizer with byte fallback, trained on `texts`."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    specials = ["<unk>", "<s>", "</s>"]
     split = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(prepend_scheme="always"),
@@ -77,30 +75,16 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     learner = Tokenizer(models.BPE(unk_token="<unk>"))
     learner.pre_tokenizer = split
-    room = _VOCABULARY - len(specials) - 256 - 1
+    room = _VOCABULARY - len(SPECIALS) - 256 - 1
     learner.train_from_iterator(sorted(set(texts)), trainers.BpeTrainer(vocab_size=room, show_progress=False))
     learned = json.loads(learner.to_str())["model"]
-    pieces = [*specials, *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces = [*SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256))]
     pieces += sorted(learned["vocab"], key=learned["vocab"].get)
     merges = [tuple(pair) for pair in learned["merges"]]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.pre_tokenizer = split
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (*specials, IMAGE_MARKER)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        pad_token="<unk>",
-        extra_special_tokens={"image_token": IMAGE_MARKER},
-        model_max_length=2048,
-        padding_side="right",
-        clean_up_tokenization_spaces=False,
-    )
+    return as_llama(tokenizer)
 
 
 def _vision_tower() -> CLIPVisionModel:

@@ -17,6 +17,7 @@ from vhm.errors import CheckpointError
 from vhm.io import read_json
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 SPECIALS = ("<unk>", "<s>", "</s>")
@@ -47,8 +48,7 @@ def read_pieces(path: Path) -> list[tuple[str, float]]:
 
 def from_pieces(pieces: list[tuple[str, float]], legacy: bool) -> PreTrainedTokenizerFast:
     """The tokenizer of (piece, score) pairs in the order of their ids."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     vocabulary = {piece: index for index, (piece, _) in enumerate(pieces)}
     tokenizer = Tokenizer(
@@ -61,6 +61,14 @@ def from_pieces(pieces: list[tuple[str, float]], legacy: bool) -> PreTrainedToke
         start = normalizers.Replace(Regex(r"\A(?!USER:)(?=[\s\S])"), "▁")
         tokenizer.normalizer = normalizers.Sequence([start, spaces])
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\AUS(?=ER:)"), "isolated")
+    return as_llama(tokenizer)
+
+
+def as_llama(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """A BPE with Llama's decoding and special tokens, `<image>` added after its last id."""
+    from tokenizers import AddedToken, decoders
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )

@@ -74,7 +74,7 @@ def warm_start(base: Path, out: Path, projector: Path | None = None, source_laye
             "exactness": vars(exact),
             "tensors": _list_tensors(model, source, block),
         }
-    with whole_directory(out) as directory, torch.no_grad():
+    with whole_directory(out, "warm_start.json") as directory, torch.no_grad():
         save_model(directory, model, processor)
         write_json(directory / "warm_start.json", report)
         inputs = {"base": base} | ({"projector": projector} if projector else {})

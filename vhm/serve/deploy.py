@@ -73,9 +73,12 @@ def apply(service: dict[str, Any]) -> str:
     from kubernetes.client.rest import ApiException
 
     try:
-        config.load_config()
-    except config.ConfigException as error:
-        raise ServeError(f"no Kubernetes cluster is configured ({error}): set KUBECONFIG, or use --dry-run") from None
+        config.load_kube_config()
+    except config.ConfigException:
+        try:
+            config.load_incluster_config()
+        except config.ConfigException:
+            raise ServeError("no Kubernetes cluster is configured: set KUBECONFIG, or use --dry-run") from None
     objects = client.CustomObjectsApi()
     namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
     try:

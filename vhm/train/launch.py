@@ -40,9 +40,13 @@ def train(
     for path, what in ((model / "config.json", "model"), (manifest, "manifest"), (images, "image root")):
         if not path.exists():
             raise InputError(f"{what} {path} does not exist")
-    if not resume and out.exists():
-        shutil.rmtree(out)
+    if out.resolve() == model.resolve():
+        raise InputError(f"--out {out} is the model to start from: choose another place")
     out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").unlink(missing_ok=True)  # until the end, `out` is no complete model
+    if not resume:
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        (out / "train_log.jsonl").unlink(missing_ok=True)
     write_text(out / "recipe.yaml", recipe.text())
     command = [
         *(
