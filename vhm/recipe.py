@@ -48,7 +48,6 @@ class Data(_Section):
     max_rejected: Share = 0.01
     max_pixels: Positive = 100_000_000
     max_text: Positive = 20_000
-    expectations: dict[str, float] = Field(default_factory=dict)
 
 
 class Trained(_Section):
@@ -117,13 +116,10 @@ class Serving(_Section):
 
 
 class Cluster(_Section):
-    """Where and how large a run is on Kubernetes."""
+    """Where the endpoint runs on Kubernetes, and what one replica of it gets."""
 
     namespace: str = "vhm"
-    runtime: str = "torch-distributed"
-    nodes: Positive = 1
-    processes_per_node: Positive = 1
-    gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    gpus: Annotated[int, Field(ge=0)] = 0
     cpu: str = "4"
     memory: str = "16Gi"
 

@@ -43,8 +43,8 @@ def inference_service(model_uri: str, recipe: Recipe, canary: int | None = None)
     if canary is not None and not 0 <= canary <= 100:
         raise InputError(f"--canary {canary}: give a percentage from 0 to 100")
     resources = {"cpu": recipe.cluster.cpu, "memory": recipe.cluster.memory}
-    if recipe.cluster.gpus_per_node:
-        resources["nvidia.com/gpu"] = "1"
+    if recipe.cluster.gpus:
+        resources["nvidia.com/gpu"] = str(recipe.cluster.gpus)
     predictor: dict[str, Any] = {
         "model": {
             "modelFormat": {"name": "vhm"},

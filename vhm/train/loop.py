@@ -64,6 +64,8 @@ def run(job: Job, rank: int, world_size: int) -> None:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
     # Weights are kept in the dtype that they are trained in: bf16's own master copy is DeepSpeed's.
     model, processor = load_model(job.model, dtype=torch.bfloat16 if stage.precision == "bf16" else torch.float32)
+    if stage.attention != "sdpa":
+        model.set_attn_implementation(stage.attention)
     model.train()
     samples = TrainingSet(
         job.manifest,
