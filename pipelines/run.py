@@ -140,7 +140,7 @@ def _collect(recipe: Recipe, out: Path, root: Path, outputs: dict[str, Any], sta
             with whole_directory(out / "deployment", "deployment.json") as folder:
                 shutil.copytree(deployment, folder, dirs_exist_ok=True)
     scores = read_json(out / "scores.json")
-    write_lineage_of_run(out, recipe, inputs, scores)
+    write_lineage(out, "run", inputs, recipe, scores["summary"], output=out / "scores.json")
     table = stages.table()
     table += f"\n\nreport  {out / 'report.html'}\n"
     if not passed:
@@ -151,19 +151,6 @@ def _collect(recipe: Recipe, out: Path, root: Path, outputs: dict[str, Any], sta
         )
     table += f"model   {out / 'model'}\nanswer  {out / 'deployment' / 'answer.png'}"
     return {"passed": passed, "stages": [vars(s) for s in stages.rows()], "out": str(out), "table": table}
-
-
-def write_lineage_of_run(out: Path, recipe: Recipe, inputs: dict[str, Path], scores: dict[str, Any]) -> None:
-    """lineage.json of a run's directory; its output hash is over what was promoted and scored."""
-    with contextlib.suppress(FileNotFoundError):
-        (out / "lineage.json").unlink()
-    results = out / ".results"
-    shutil.rmtree(results, ignore_errors=True)
-    results.mkdir()
-    shutil.copyfile(out / "scores.json", results / "scores.json")
-    write_lineage(results, "run", inputs, recipe, scores["summary"])
-    os.replace(results / "lineage.json", out / "lineage.json")
-    shutil.rmtree(results)
 
 
 def _deployment_of(root: Path, model_hash: str) -> Path | None:

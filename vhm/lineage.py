@@ -19,15 +19,19 @@ def write_lineage(
     inputs: dict[str, Path],
     recipe: Recipe | None = None,
     figures: dict[str, Any] | None = None,
+    output: Path | None = None,
 ) -> dict[str, Any]:
-    """Write and return the lineage of `directory`, made from `inputs`; ancestors' lineages are kept inside."""
+    """Write and return the lineage of `directory`, made from `inputs`; ancestors' lineages are kept inside.
+
+    `output` is what came out, where it is not the whole directory.
+    """
     lineage = {
         "kind": kind,
         "vhm": vhm.__version__,
         "code": code_version(),
         "recipe": {"name": recipe.name, "sha256": recipe.hash()} if recipe else None,
         "inputs": {name: _input(path) for name, path in inputs.items()},
-        "output_sha256": sha256_tree(directory, skip=_OWN),
+        "output_sha256": sha256_tree(output or directory, skip=_OWN),
         "figures": figures or {},
     }
     write_json(directory / "lineage.json", lineage)

@@ -69,12 +69,14 @@ def test_sigterm_saves_and_ends_with_one_line(cut: Path, cut_recipe: Path, manif
     for line in run.stderr:
         if "from step 0" in line:
             break
-    ranks = subprocess.run(["pgrep", "-f", f"vhm.train --stage sft.*{out}"], capture_output=True, text=True).stdout
-    for pid in ranks.split():
-        os.kill(int(pid), signal.SIGTERM)
+    run.send_signal(signal.SIGTERM)
     rest = run.stderr.read()
     assert run.wait() == 2
-    assert "run it again to go on" in rest or "was killed" in rest
+    assert "run it again to go on" in rest
+    assert list((out / "checkpoints").glob("step-*"))
+    again = subprocess.run(command(cut, cut_recipe, manifests, out), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "from step 0" not in again.stderr
 
 
 def test_training_learns_only_what_the_recipe_says(uninterrupted: Path, cut: Path) -> None:
@@ -157,6 +159,12 @@ def test_wrong_inputs_are_refused_before_ranks_start(cut: Path, tmp_path: Path) 
         train("sft", recipe, cut / "base", manifest, cut / "images", cut / "base")
     assert not (tmp_path / "out").exists()
     assert (cut / "base" / "config.json").exists()
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds no recipe.yaml"):
+        train("sft", recipe, cut / "base", manifest, cut / "images", theirs)
+    assert (theirs / "config.json").exists()
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def score_run(model: Path, data: Path, out: Path, recipe: Recipe, tasks: list[Ta
     chosen = tasks or tasks_in(data, recipe.evaluation.tasks)
     run = read_json(out / "predictions" / "run.json")
     scores = {
-        "model": _name_of(model, recipe),
+        "model": _name_of(model),
         "model_sha256": run["model"],
         "data_sha256": run["data"],
         "recipe": recipe.name,
@@ -56,10 +56,11 @@ def score_run(model: Path, data: Path, out: Path, recipe: Recipe, tasks: list[Ta
     return scores
 
 
-def _name_of(model: Path, recipe: Recipe) -> str:
-    """What people call the model: its recipe and stage where our training made it, else its folder."""
-    training = model / "training.json"
-    return f"{recipe.name} after {read_json(training)['stage']}" if training.is_file() else model.name
+def _name_of(model: Path) -> str:
+    """What people call the model: its own recipe and stage where our training made it, else its folder."""
+    if not (model / "training.json").is_file():
+        return model.name
+    return f"{read_json(model / 'lineage.json')['recipe']['name']} after {read_json(model / 'training.json')['stage']}"
 
 
 def _score_task(task: Task, folder: Path, settings: Evaluation) -> dict[str, Any]:

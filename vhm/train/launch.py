@@ -42,6 +42,8 @@ def train(
             raise InputError(f"{what} {path} does not exist")
     if out.resolve() == model.resolve():
         raise InputError(f"--out {out} is the model to start from: choose another place")
+    if out.is_dir() and any(out.iterdir()) and not (out / "recipe.yaml").exists():
+        raise InputError(f"--out {out} is not empty and holds no recipe.yaml of a training: choose another place")
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").unlink(missing_ok=True)  # until the end, `out` is no complete model
     if not resume:
@@ -97,6 +99,8 @@ def _run(command: list[str], stage: str) -> None:
         env=environment,
         preexec_fn=die_with_parent,
     ) as ranks:
+        # torchrun hands SIGTERM on: every rank finishes its step, saves, and ends.
+        before = signal.signal(signal.SIGTERM, lambda *_: ranks.terminate())
         try:
             assert ranks.stderr is not None
             for line in ranks.stderr:
@@ -108,6 +112,8 @@ def _run(command: list[str], stage: str) -> None:
         except BaseException:
             ranks.terminate()
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
     if ranks.returncode:
         raise TrainError(f"{stage} failed: {_reason(last)}")
 

@@ -77,12 +77,9 @@ def run(job: Job, rank: int, world_size: int) -> None:
     )
     order = Order(samples.lengths(), stage.global_batch, stage.epochs, job.recipe.seed)
     engine = build_engine(model, stage, world_size)
-    key = {
-        "recipe_hash": job.recipe.hash(f"stages.{job.stage}"),
-        "model_hash": sha256_tree(job.model, skip=frozenset({"README.md", "lineage.json"})),
-        "data_hash": sha256_tree(job.manifest),
-        "world_size": world_size,
-    }
+    keys = [_resume_key(job, world_size) if rank == 0 else {}]
+    distributed.broadcast_object_list(keys, device=device)  # a 7B is hashed once, not by every rank
+    key = keys[0]
     start = _resume(job, engine, key)
     if rank == 0:
         log.info(
@@ -143,6 +140,16 @@ def _step(engine: Any, batches: list[Batch], rate: float, world_size: int) -> tu
     if not math.isfinite(mean):
         raise TrainError(f"the loss is {mean} at step {engine.global_steps}: lower the learning rate or check the data")
     return mean, tokens
+
+
+def _resume_key(job: Job, world_size: int) -> dict[str, Any]:
+    """What must be equal for a resume to be exact."""
+    return {
+        "recipe_hash": job.recipe.hash(f"stages.{job.stage}"),
+        "model_hash": sha256_tree(job.model, skip=frozenset({"README.md", "lineage.json"})),
+        "data_hash": sha256_tree(job.manifest),
+        "world_size": world_size,
+    }
 
 
 def _resume(job: Job, engine: Any, key: dict[str, Any]) -> int:
