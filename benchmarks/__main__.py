@@ -1,11 +1,12 @@
-"""Runs the benchmarks and prints one table."""
+"""Runs the benchmarks and prints one table: `python -m benchmarks [NAME …]`, all without a name."""
 
 from __future__ import annotations
 
 import io
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 from PIL import Image, ImageFilter
 from torch import nn
 from torch.nn import functional
+
+from benchmarks.conversion import conversion
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,21 @@ def scoring() -> list[str]:
     return lines
 
 
+BENCHMARKS: dict[str, Callable[[], Iterable[object]]] = {
+    "pixels": lambda: (pixels(side) for side in (512, 1024)),
+    "loss-head": lambda: [loss_head()],
+    "scoring": scoring,
+    "conversion": conversion,
+}
+
+
 def main() -> None:
-    for side in (512, 1024):
-        print(pixels(side), flush=True)
-    print(loss_head(), flush=True)
-    for line in scoring():
-        print(line, flush=True)
+    unknown = [name for name in sys.argv[1:] if name not in BENCHMARKS]
+    if unknown:
+        sys.exit(f"no benchmark {unknown[0]!r}: there are {', '.join(BENCHMARKS)}")
+    for name in sys.argv[1:] or BENCHMARKS:
+        for line in BENCHMARKS[name]():
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

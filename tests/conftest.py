@@ -76,3 +76,24 @@ def manifests(cut: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         result = validate(cut / name, cut / "images", out / kind, kind)  # type: ignore[arg-type]
         assert result.passed, result.failures
     return out
+
+
+@pytest.fixture(scope="session")
+def llama_pieces():
+    """(piece, score) of the real Llama 2 vocabulary, in the order of their ids."""
+    from slow_llama import llama_pieces
+
+    from vhm.data.sample.sources import cache_directory
+
+    pieces = llama_pieces(cache_directory() / "packages")
+    if pieces is None:
+        pytest.skip("npm is not installed: it brings the Llama vocabulary")
+    return pieces
+
+
+@pytest.fixture
+def reference(llama_pieces, tmp_path: Path) -> Path:
+    """A small checkpoint in the reference's layout, with the real vocabulary."""
+    from reference_checkpoint import write_reference
+
+    return write_reference(tmp_path / "reference", llama_pieces)

@@ -115,6 +115,25 @@ def convert(
     _say({"tensors": len(moved), "written": kept, "out": str(out)}, json_, f"{kept} of {len(moved)} tensors: {out}")
 
 
+@app.command()
+def assemble(
+    vision_tower: Annotated[Path, typer.Option(help="A CLIP directory.")],
+    language_model: Annotated[Path, typer.Option(help="A Llama-type directory, or a GGUF file.")],
+    out: OutOption,
+    feature_layers: Annotated[str, typer.Option(metavar="LAYER,…", help="Hidden states that are joined.")] = "8,16,24",
+    template: Annotated[str, typer.Option(help="Chat format: v1 (Vicuna) or chatml (SmolLM2).")] = "v1",
+    json_: JsonOption = False,
+) -> None:
+    """Put a base model together from a vision tower and an LLM; its projector is yet to be trained."""
+    from vhm.data.encode import CHAT_TEMPLATES
+    from vhm.model.parts import assemble_base
+
+    if template not in CHAT_TEMPLATES:
+        raise InputError(f"--template {template!r} is unknown: use {' or '.join(CHAT_TEMPLATES)}")
+    assemble_base(vision_tower, language_model, out, _layers(feature_layers) or [], template)
+    _say({"out": str(out)}, json_, f"{out}")
+
+
 @app.command("warm-start")
 def warm_start(
     base: Annotated[Path, typer.Option(help="The model to start from.")],
@@ -123,12 +142,15 @@ def warm_start(
         Optional[Path], typer.Option(help="mm_projector.bin, .safetensors, or a LLaVA directory.")
     ] = None,
     source_layer: Annotated[Optional[int], typer.Option(help="Feature layer that gets the weights.")] = None,
+    feature_layers: Annotated[
+        Optional[str], typer.Option(metavar="LAYER,…", help="Layers to read instead of the base's.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Put a trained single-layer projector into a model that reads several feature layers, exactly."""
     from vhm.model.warm_start import warm_start as run
 
-    report = run(base, out, projector, source_layer)
+    report = run(base, out, projector, source_layer, _layers(feature_layers))
     exact = report.get("exactness")
     words = (
         f"differs by {exact['float64']:.1e} (float64), {exact['float32']:.1e} (float32)"
@@ -322,6 +344,13 @@ def pipeline_submit(
 
     run_id = _pipelines().run.submit(load_recipe(recipe, set_), host, data)
     _say({"run_id": run_id}, json_, f"run {run_id}")
+
+
+def _layers(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--feature-layers {text!r}: write layers separated by commas, as 8,16,24") from None
 
 
 def main() -> None:

@@ -67,3 +67,9 @@ class CheckFailed(VhmError):
     """A check ran and said no."""
 
     exit_code = 1
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in one line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

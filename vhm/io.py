@@ -5,9 +5,13 @@ Everything that another process may read appears whole or not at all.
 
 from __future__ import annotations
 
+import ctypes
+import glob
 import hashlib
 import os
 import shutil
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,31 +87,80 @@ def jsonl(rows: Iterator[Any] | list[Any]) -> bytes:
 def whole_directory(path: Path, marker: str) -> Iterator[Path]:
     """A directory to fill that takes the place of `path` when the block ends without an error.
 
-    An older result is replaced when it holds `marker`, a file that every such result has; InputError for
-    any other directory that is not empty: it is somebody's.
+    At every moment `path` is the old directory or the new one, whole. An older result is replaced when it
+    holds `marker`, a file that every such result has; InputError for any other directory that is not empty:
+    it is somebody's.
     """
     path = path.absolute()
     if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
         raise InputError(f"{path} is not empty and holds no {marker} of an earlier result: choose another place")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: choose another place")
+    _sweep(path)
+    beside = path.with_name(_beside(path, os.getpid()))
     try:
         beside.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"cannot write beside {path}: {error.strerror}") from error
     try:
         yield beside
+        _sync_directory(beside)
         if path.exists():
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            os.rename(path, old)
-            os.rename(beside, path)
-            shutil.rmtree(old)
+            _exchange(beside, path)
         else:
             os.rename(beside, path)
+        _sync_directory(path.parent)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    except Exception as error:
+        if "(os error " in str(error):  # what libraries written in Rust say of a full disk
+            raise InputError(f"cannot write {path}: {error}") from error
+        raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _beside(path: Path, process: int | str) -> str:
+    return f".{path.name}.{socket.gethostname()}.{process}.partial"
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes of this machine left beside `path`."""
+    for left in path.parent.glob(glob.escape(_beside(path, "")).replace("..partial", ".*.partial")):
+        process = left.name.split(".")[-2]
+        if process.isdigit() and (int(process) == os.getpid() or not _alive(int(process))):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two directories in one step (Linux); where that cannot be done, by two renames."""
+    if sys.platform == "linux":
+        at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
+        libc = ctypes.CDLL(None, use_errno=True)
+        if hasattr(libc, "renameat2") and not libc.renameat2(at_cwd, bytes(new), at_cwd, bytes(old), exchange):
+            return
+    aside = old.with_name(f"{new.name}.old")
+    os.rename(old, aside)
+    os.rename(new, old)
+    shutil.rmtree(aside)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256_file(path: Path) -> str:

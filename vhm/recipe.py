@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vhm.errors import RecipeError
 
 Stage = Literal["align", "pretrain", "sft"]
+ChatTemplate = Literal["v1", "chatml"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -27,10 +28,28 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Licence(_Section):
+    """Terms of something that weights derive from; they follow the weights through every stage."""
+
+    of: str = Field(description="what has these terms, such as a dataset or a base model")
+    licence: str = Field(description="SPDX identifier in lower case, llama2, or other")
+    research_only: bool = False
+
+
+class Parts(_Section):
+    """Directories, or a GGUF file for the LLM, that a base model is put together from."""
+
+    vision_tower: str
+    language_model: str
+    vision_feature_layer: list[int] | int = Field([8, 16, 24], description="hidden states that are joined")
+    template: ChatTemplate = "v1"
+
+
 class Base(_Section):
     """The model to start from; paths are relative to the data root."""
 
     model: str = "base"
+    parts: Parts | None = Field(None, description="put the base together from these instead of reading `model`")
     projector: str | None = Field(None, description="LLaVA-layout projector to warm-start from; null: train `align`")
     source_layer: int | None = Field(None, description="feature layer that gets the source's weights; null: deepest")
 
@@ -61,7 +80,7 @@ class Trained(_Section):
 class StageRecipe(_Section):
     """One training stage; `global_batch` is in samples, accumulation follows from it."""
 
-    template: Literal["plain", "v1"]
+    template: Literal["plain"] | ChatTemplate
     image_aspect: Literal["crop", "pad"] = "pad"
     trained: Trained = Trained()
     learning_rate: float = Field(2e-5, gt=0)
@@ -129,6 +148,7 @@ class Recipe(_Section):
     seed: int = 0
     processes: Positive = Field(1, description="training processes on one machine")
     base: Base = Base()
+    licences: list[Licence] = Field(default_factory=list, description="terms of the base model and of the data")
     data: Data = Data()
     stages: dict[Stage, StageRecipe]
     evaluation: Evaluation = Evaluation()

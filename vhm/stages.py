@@ -63,6 +63,19 @@ def warm_start(recipe: str, data: str, manifests: Sequence[str], model: str, fig
 
     root, out = Path(data), Path(model)
     base = root / settings.base.model
+    if settings.base.parts is not None:
+        from vhm.model.parts import assemble_base
+
+        parts = settings.base.parts
+        base = out.with_name("base")
+        assemble_base(
+            root / parts.vision_tower,
+            root / parts.language_model,
+            base,
+            parts.vision_feature_layer,
+            parts.template,
+            settings.seed,
+        )
     if settings.base.projector is not None:
         report = run(base, out, root / settings.base.projector, settings.base.source_layer)
         return _keep(figures, {"projector": report["projector"], **report["exactness"]})

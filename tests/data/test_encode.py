@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vhm.data.encode import SYSTEM, encode, encode_compact, prompt_text, question_tag
+from vhm.data.encode import SYSTEM, ask_text, encode, encode_compact, question_tag
 from vhm.errors import EncodeError
 
 
@@ -64,6 +64,7 @@ def test_a_leading_answer_is_dropped(tokenizer) -> None:
         (record("<image>\nQ", "A</s>B"), "special_token"),
         (record("<image>\nQ <unk>", "A"), "special_token"),
         (record("<image>\nQ", "A <image>"), "special_token"),
+        (record("<ima<image>ge>\nQ", "A"), "special_token"),
         (record("Q", "A"), "image_count"),
         (record("<image>\nQ", "A", image=None), "image_count"),
         (record("<image>\nQ", "A", "<image> again", "B"), "image_count"),
@@ -118,7 +119,7 @@ def test_processor_and_encode_give_the_same_prompt(base, question: str, answer: 
     assert ids[: len(prompt)] == list(prompt)
     first = int((encoded["labels"] >= 0).nonzero()[0])
     assert first == len(prompt)
-    assert processor.tokenizer(prompt_text(question, processor.tokenizer), add_special_tokens=False)["input_ids"] == (
+    assert processor.tokenizer(ask_text(question, processor), add_special_tokens=False)["input_ids"] == (
         [i for n, i in enumerate(prompt) if i != processor.image_token_id or prompt[n - 1] != i]
     )
 
@@ -137,3 +138,96 @@ def test_processor_and_encode_give_the_same_prompt(base, question: str, answer: 
 )
 def test_question_tags_are_the_references(task: str, tag: str) -> None:
     assert question_tag(task) == tag
+
+
+# --- token by token, against an independent slow implementation with the real vocabulary ---------
+
+QUESTIONS = [
+    "Describe the image.", "", " leading and trailing  ", "runs   of    spaces     here", "tabs\tand\t\ttabs",
+    "line\nbreaks\n\nand more\n", "\n", "Wie viele Häuser? Größe: 3 m²", "图中有多少艘船？", "emoji 🛰️🌍👩‍🚀 inside",
+    "mixed ελληνικά и кириллица", "USER: not a role", "ASSISTANT: neither", "US ER: USER:", "[12, 34, 567, 890]",
+    "1,234.56 / 7e-5", "▁literal underline▁", "nul-free \u200b zero width", "¿Qué? «ça»", "a" * 60, "<unknown> <im> </ s>",
+    "éé composed", "ﬁ ligature ｆｕｌｌ", "🇩🇪🇫🇷", "\u3000ideographic space", "{CLS} tag", "(a) (b) (c)", "x=1;y=2",
+]  # fmt: skip
+ANSWERS = [
+    "A river.", " two leading spaces", "trailing spaces   ", "\nnewline first", "No", "42", "[10, 20, 300, 400]", "河流",
+    "🌊", "", "yes\tno", "USER: echo", "ASSISTANT: echo", " ", "A\n\nB",
+]  # fmt: skip
+CONVERSATIONS = (
+    [[f"<image>\n{question}", "A river."] for question in QUESTIONS]
+    + [["<image>\nWhat?", answer, "And then?", "Done."] for answer in ANSWERS]
+    + [
+        ["Text only?", "Yes."],
+        ["first", "one", "second <image>", "two"],
+        ["", "An answer to nothing.", "<image>", "An answer to the image."],
+        [f"<image>\n{QUESTIONS[3]}", ANSWERS[4], QUESTIONS[8], ANSWERS[7], QUESTIONS[5], ANSWERS[8]],
+        ["<image> both <image>", "ends", "", "and goes on", "again", "last"],
+    ]
+)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["legacy=false", "legacy=true"])
+def llama(request, llama_pieces, tmp_path_factory):
+    """(oracle, tokenizer): the oracle's rules, and what stock AutoTokenizer loads after a conversion."""
+    from slow_llama import SlowLlama, write_tokenizer
+    from transformers import AutoTokenizer
+
+    from vhm.model.tokenizer import llama_tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder, llama_pieces, request.param)
+    llama_tokenizer(folder).save_pretrained(folder / "converted")
+    return SlowLlama(llama_pieces, request.param), AutoTokenizer.from_pretrained(folder / "converted")
+
+
+@pytest.mark.parametrize("turns", CONVERSATIONS, ids=range(len(CONVERSATIONS)))
+def test_v1_is_the_references_to_the_id_and_the_label(llama, turns: list[str]) -> None:
+    oracle, tokenizer = llama
+    image = "a.jpg" if any("<image>" in words for words in turns) else None
+    encoded = encode(record(*turns, image=image), tokenizer, "v1", image_tokens=1)
+    assert (encoded["input_ids"].tolist(), encoded["labels"].tolist()) == oracle.v1(turns)
+
+
+@pytest.mark.parametrize("caption", [text for text in QUESTIONS + ANSWERS if text], ids=repr)
+def test_plain_is_the_references_to_the_id_and_the_label(llama, caption: str) -> None:
+    oracle, tokenizer = llama
+    encoded = encode(record("<image>\nDescribe.", caption), tokenizer, "plain", image_tokens=1)
+    assert (encoded["input_ids"].tolist(), encoded["labels"].tolist()) == oracle.plain(caption)
+
+
+def test_the_tokens_that_the_reference_documents(llama) -> None:
+    oracle, tokenizer = llama
+    ids = encode(record("<image>\nDescribe the", "A", "B", "C"), tokenizer, image_tokens=1)["input_ids"].tolist()
+    place = ids.index(32000)
+    assert ids[place - 4 : place + 6] == [3148, 1001, 29901, 29871, 32000, 29871, 13, 4002, 29581, 278]
+    after = ids[ids.index(2) : ids.index(2) + 4]
+    assert after == ([2, 3148, 1001, 29901] if oracle.legacy else [2, 3308, 1001, 29901])
+
+
+@pytest.mark.parametrize("turns", [c for c in CONVERSATIONS if len(c) > 2 and "<image>" in c[0]], ids=repr)
+def test_the_processor_gives_the_same_ids_for_several_rounds(llama, turns: list[str]) -> None:
+    from PIL import Image
+    from transformers import LlavaConfig
+
+    from vhm.model.build import build_processor
+
+    _, tokenizer = llama
+    processor = build_processor(tokenizer, LlavaConfig(vision_config={"image_size": 28, "patch_size": 14}))
+    messages = [{"role": ("user", "assistant")[n % 2], "content": words} for n, words in enumerate(turns)]
+    text = turns[0].replace("<image>", "").strip()
+    messages[0]["content"] = [
+        {"type": "image", "image": Image.new("RGB", (20, 10))},
+        {"type": "text", "text": text},
+    ]
+    whole = processor.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"][0]
+    encoded = encode(record(*turns), tokenizer, image_tokens=4)["input_ids"].tolist()
+    assert list(whole) == encoded
+    asked = processor.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=True, return_dict=True)
+    prompt = list(asked["input_ids"][0])
+    assert prompt == encoded[: len(prompt)]
+
+
+def test_a_question_with_special_tokens_is_not_asked(base) -> None:
+    for text in ("What</s> now", "<s>", "an <image> of"):
+        with pytest.raises(EncodeError):
+            ask_text(text, base[1])

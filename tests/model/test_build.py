@@ -52,3 +52,43 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"has no model\*.safetensors"):
         load_model(tmp_path)
+
+
+MODES = ["RGB", "L", "LA", "1", "P", "RGBA", "CMYK"]
+SIZES = [(336, 336), (57, 41), (640, 333), (1, 9), (7, 1), (337, 671)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_pixel_values_are_the_references(tmp_path_factory: pytest.TempPathFactory, base, mode: str, size) -> None:
+    """By hand: RGB, padded to a square with (122, 116, 104), bicubic, centre crop, CLIP's mean and deviation."""
+    import numpy as np
+    from PIL import Image
+    from transformers import LlavaConfig
+
+    from vhm.data.images import load_image
+    from vhm.data.pixels import normalised, squared
+    from vhm.model.build import build_processor
+
+    noise = np.random.default_rng(sum(size)).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).convert(mode)
+    rgb = picture.convert("RGB")
+    side = max(size)
+    square = Image.new("RGB", (side, side), (122, 116, 104))
+    square.paste(rgb, ((side - size[0]) // 2, (side - size[1]) // 2))
+    resized = np.asarray(square.resize((336, 336), Image.Resampling.BICUBIC), np.float64) / 255
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    expected = ((resized - mean) / std).transpose(2, 0, 1)
+
+    processor = build_processor(
+        base[1].tokenizer, LlavaConfig(vision_config={"image_size": 336, "patch_size": 14}), pad=True
+    )
+    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}])
+    saved = processor(images=picture, text=text, return_tensors="np")["pixel_values"][0]
+    assert np.abs(saved - expected).max() <= 1e-6
+    if mode in ("1", "CMYK", "P"):  # PNG and JPEG do not keep every mode: what they keep is enough
+        return
+    path = tmp_path_factory.mktemp("picture") / "picture.png"
+    picture.save(path)
+    own = normalised([squared(load_image(path), 336, pad=True)])[0].numpy()
+    assert np.abs(own - expected).max() <= 1e-6

@@ -3,155 +3,373 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from reference_checkpoint import ReferenceModel, all_tensors, vision_tensors, write_reference
+from safetensors.torch import load_file, save_file
+from slow_llama import SlowLlama
 
 from vhm.errors import CheckpointError, InputError
+from vhm.io import read_json
 from vhm.model import load_model
 from vhm.model.convert import convert
-from vhm.model.tokenizer import from_pieces
+from vhm.model.weights import ShardWriter, Stored
 
-HIDDEN, VISION, LAYERS, VOCABULARY = 32, 16, 2, 56
-
-
-@pytest.fixture
-def reference(tmp_path: Path) -> Path:
-    """A small checkpoint in the reference's layout: sharded .bin, the vision tower beside it."""
-    root = tmp_path / "reference"
-    (root / "vision_tower").mkdir(parents=True)
-    config = {
-        "model_type": "vhm", "hidden_size": HIDDEN, "intermediate_size": 48, "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": VOCABULARY, "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "hidden_act": "silu",
-        "mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_vision_select_layer": [1, 2],
-        "mm_vision_select_feature": "patch", "mm_projector_type": "mlp2x_gelu", "mm_hidden_size": 2 * VISION,
-        "image_aspect_ratio": "pad",
-    }  # fmt: skip
-    (root / "config.json").write_text(json.dumps(config))
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return (torch.randn(shape, generator=generator) / 5).half()
-
-    llm = {"model.embed_tokens.weight": draw(VOCABULARY, HIDDEN), "lm_head.weight": draw(VOCABULARY, HIDDEN)}
-    for layer in range(LAYERS):
-        stem = f"model.layers.{layer}"
-        llm |= {f"{stem}.self_attn.{k}_proj.weight": draw(HIDDEN, HIDDEN) for k in "qkvo"}
-        llm |= {f"{stem}.mlp.{k}_proj.weight": draw(48, HIDDEN) for k in ("gate", "up")}
-        llm[f"{stem}.mlp.down_proj.weight"] = draw(HIDDEN, 48)
-        llm |= {f"{stem}.{k}_layernorm.weight": draw(HIDDEN) for k in ("input", "post_attention")}
-        llm[f"{stem}.self_attn.rotary_emb.inv_freq"] = draw(4)
-    rest = {"model.norm.weight": draw(HIDDEN), "model.mm_projector.0.weight": draw(HIDDEN, 2 * VISION)}
-    rest |= {"model.mm_projector.0.bias": draw(HIDDEN), "model.mm_projector.2.weight": draw(HIDDEN, HIDDEN)}
-    rest |= {"model.mm_projector.2.bias": draw(HIDDEN)}
-    torch.save(llm, root / "pytorch_model-00001-of-00002.bin")
-    torch.save(rest, root / "pytorch_model-00002-of-00002.bin")
-    from transformers import CLIPVisionConfig, CLIPVisionModel
-
-    vision = CLIPVisionConfig(
-        hidden_size=VISION,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=14,
-    )
-    (root / "vision_tower" / "config.json").write_text(json.dumps(vision.to_dict()))
-    names = CLIPVisionModel(vision).state_dict()
-    tower = {
-        f"vision_model.{k.removeprefix('vision_model.')}": draw(*v.shape)
-        for k, v in names.items()
-        if "position_ids" not in k
-    }
-    torch.save(
-        tower | {"vision_model.embeddings.position_ids": torch.arange(5)}, root / "vision_tower" / "pytorch_model.bin"
-    )
-    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((chr(97 + i), -float(i)) for i in range(26)), ("▁", -30.0)]
-    pieces += [(f"▁{chr(97 + i)}", -31.0 - i) for i in range(26)]
-    from_pieces(pieces, legacy=True).save_pretrained(root)
-    return root
+MAIN, REST = "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"
 
 
-def tensors(root: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-    for path in sorted(root.rglob("*")):
-        if path.suffix == ".safetensors":
-            found |= load_file(path)
-        elif path.suffix == ".bin":
-            found |= torch.load(path, weights_only=True)
-    return found
-
-
-def test_there_and_back_is_bit_identical(reference: Path, tmp_path: Path) -> None:
-    convert(reference, tmp_path / "hf")
-    convert(tmp_path / "hf", tmp_path / "back", to="reference")
-    before, after = tensors(reference), tensors(tmp_path / "back")
+def equal(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
     kept = {name for name in before if not name.endswith(("inv_freq", "position_ids"))}
     assert set(after) == kept
-    assert all(torch.equal(before[name], after[name]) for name in kept)
-    assert json.loads((tmp_path / "back" / "config.json").read_text()) == json.loads(
-        (reference / "config.json").read_text()
-    )
+    return all(torch.equal(before[n], after[n]) and before[n].dtype == after[n].dtype for n in kept)
+
+
+def change(root: Path, **changes: object) -> None:
+    path = root / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# --- layouts: every one comes back bit for bit ---------------------------------------------------
+
+
+def vision_in_the_main_dict(root: Path) -> None:
+    rest = torch.load(root / REST, weights_only=True)
+    tower = torch.load(root / "vision_tower" / "pytorch_model.bin", weights_only=True)
+    torch.save(rest | {f"model.vision_tower.vision_tower.{k}": v for k, v in tower.items()}, root / REST)
+    (root / "pytorch_model.bin.index.json").unlink()
+    (root / "vision_tower" / "pytorch_model.bin").unlink()
+
+
+def one_file(root: Path) -> None:
+    whole = torch.load(root / MAIN, weights_only=True) | torch.load(root / REST, weights_only=True)
+    for name in (MAIN, REST, "pytorch_model.bin.index.json"):
+        (root / name).unlink()
+    torch.save(whole, root / "pytorch_model.bin")
+
+
+def safetensors_shards(root: Path) -> None:
+    names = {MAIN: "model-00001-of-00002.safetensors", REST: "model-00002-of-00002.safetensors"}
+    index = json.loads((root / "pytorch_model.bin.index.json").read_text())
+    for old, new in names.items():
+        save_file(torch.load(root / old, weights_only=True), root / new)
+        (root / old).unlink()
+    (root / "pytorch_model.bin.index.json").unlink()
+    index["weight_map"] = {key: names[file] for key, file in index["weight_map"].items()}
+    (root / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def full_precision_tower(root: Path) -> None:
+    torch.save(vision_tensors(torch.float32), root / "vision_tower" / "pytorch_model.bin")
+
+
+def before_zip_files(root: Path) -> None:
+    tensors = torch.load(root / REST, weights_only=True)
+    torch.save(tensors, root / REST, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [lambda root: None, vision_in_the_main_dict, one_file, safetensors_shards, full_precision_tower, before_zip_files],
+)
+def test_there_and_back_is_bit_identical(reference: Path, tmp_path: Path, layout) -> None:
+    layout(reference)
+    convert(reference, tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "back", to="reference")
+    assert equal(all_tensors(reference), all_tensors(tmp_path / "back"))
+    for name in ("config.json", "tokenizer_config.json", "vision_tower/config.json"):
+        assert read_json(tmp_path / "back" / name) == read_json(reference / name)
+    assert (tmp_path / "back" / "tokenizer.model").read_bytes() == (reference / "tokenizer.model").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "changes"),
+    [
+        (torch.bfloat16, {}),
+        (torch.float32, {"mm_vision_select_layer": -2, "mm_hidden_size": 32}),
+        (torch.float16, {"mm_vision_select_layer": [-3, -1], "image_aspect_ratio": None}),
+        (torch.float16, {"mm_vision_select_feature": "cls_patch"}),
+        (torch.float16, {"mm_projector_type": "linear"}),
+        (torch.float16, {"mm_projector_type": "mlp1x_gelu"}),
+        (torch.float16, {"rope_scaling": {"type": "linear", "factor": 2.0}, "max_position_embeddings": 512}),
+    ],
+)
+def test_a_converted_model_computes_what_the_reference_does(llama_pieces, tmp_path: Path, dtype, changes) -> None:
+    """Features, logits and greedy tokens against CLIP and Llama put together by hand; and back, bit for bit."""
+    source = write_reference(tmp_path / "source", llama_pieces, dtype, **changes)
+    convert(source, tmp_path / "hf")
+    model, processor = load_model(tmp_path / "hf", dtype="float32")
+    expected = ReferenceModel(source)
+    pixels = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        features = model.model.get_image_features(pixels, return_dict=True).pooler_output[0]
+    wanted = expected.features(pixels)[0]
+    assert float((features - wanted).abs().max()) <= 1e-4 * max(1.0, float(wanted.std()))
+
+    ids, _ = SlowLlama(llama_pieces, legacy=False).v1(["<image>\nDescribe the image.", "A river."])
+    tokens = 4 + (changes.get("mm_vision_select_feature") == "cls_patch")
+    inputs = [i for token in ids for i in [token] * (tokens if token == 32000 else 1)]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([inputs]), pixel_values=pixels).logits[0, :, :32000]
+    reference_logits = expected.logits(ids, pixels)
+    assert 1 < float(reference_logits.std()) < 6
+    assert float((logits - reference_logits).abs().max()) <= 1e-3
+    asked = inputs[:-4]
+    said = model.generate(input_ids=torch.tensor([asked]), pixel_values=pixels, max_new_tokens=8)[0, len(asked) :]
+    assert said.tolist() == expected.greedy(ids[:-4], pixels, 8)
+
+    assert processor.image_processor.do_pad == (changes.get("image_aspect_ratio", "pad") == "pad")
+    convert(tmp_path / "hf", tmp_path / "back", to="reference")
+    assert equal(all_tensors(source), all_tensors(tmp_path / "back"))
+
+
+# --- the directory -------------------------------------------------------------------------------
 
 
 def test_the_converted_directory_is_a_llava_model(reference: Path, tmp_path: Path) -> None:
     moved = convert(reference, tmp_path / "hf")
     model, processor = load_model(tmp_path / "hf", dtype="float32")
-    assert model.config.vision_feature_layer == [1, 2]
-    assert model.config.image_token_id == VOCABULARY == processor.tokenizer.convert_tokens_to_ids("<image>")
-    rows = model.get_input_embeddings().weight
-    old = tensors(reference)["model.embed_tokens.weight"].float()
-    assert rows.shape[0] == 64
-    assert torch.allclose(rows[VOCABULARY:], old.mean(0).expand(8, -1), atol=2e-4)
-    assert model.generation_config.suppress_tokens == list(range(VOCABULARY, 64))
+    assert model.config.vision_feature_layer == [1, 2, 3]
+    assert model.config.image_token_id == 32000 == processor.tokenizer.convert_tokens_to_ids("<image>")
+    assert model.config.architectures == ["LlavaForConditionalGeneration"]
+    old = all_tensors(reference)
+    for rows, name in (
+        (model.get_input_embeddings().weight, "model.embed_tokens.weight"),
+        (model.lm_head.weight, "lm_head.weight"),
+    ):
+        assert rows.shape[0] == 32064
+        assert torch.allclose(rows[32000:], old[name].float().mean(0).expand(64, -1), atol=2e-5)
+    assert model.generation_config.suppress_tokens == list(range(32000, 32064))
     left_out = {m.source: m.note for m in moved if m.target is None}
-    assert len(left_out) == LAYERS + 1
     assert set(left_out.values()) == {"computed from the configuration"}
+    assert len(left_out) == 2 + 1
+    listed = read_json(tmp_path / "hf" / "conversion.json")["tensors"]
+    assert {entry["source"] for entry in listed} == set(old)
+    assert all(entry["shape"] and entry["dtype"] for entry in listed)
 
 
-def test_missing_unexpected_and_misshapen_tensors_are_named(reference: Path, tmp_path: Path) -> None:
-    path = reference / "pytorch_model-00002-of-00002.bin"
-    whole = torch.load(path, weights_only=True)
-    cases = [
-        (
-            {k: v for k, v in whole.items() if k != "model.norm.weight"},
-            r"lacks 1 tensors, the first is language_model.model.norm.weight \[32\]",
-        ),
-        (whole | {"model.extra.weight": torch.zeros(2)}, "tensor model.extra.weight is unexpected"),
-        (
-            whole | {"model.norm.weight": torch.zeros(31)},
-            r"model.norm.weight is \[31\], the configuration asks for \[32\]",
-        ),
-        (whole | {"model.norm.weight": torch.full((32,), float("nan"))}, "model.norm.weight holds NaN"),
-    ]
-    for changed, words in cases:
-        torch.save(changed, path)
-        with pytest.raises(CheckpointError, match=words):
-            convert(reference, tmp_path / "hf")
-        assert [p.name for p in tmp_path.iterdir()] == ["reference"]
+def test_the_card_and_the_lineage_say_where_it_comes_from(reference: Path, tmp_path: Path) -> None:
+    import yaml
+
+    convert(reference, tmp_path / "hf")
+    card = (tmp_path / "hf" / "README.md").read_text()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["license"] == "other"
+    assert head["license_name"] == "research-only"
+    assert head["base_model"] == ["lmsys/vicuna-7b-v1.5", "openai/clip-vit-large-patch14-336"]
+    assert "For research only" in card
+    assert "apply_chat_template" in card
+    lineage = read_json(tmp_path / "hf" / "lineage.json")
+    assert {entry["of"] for entry in lineage["licences"]} == {"OpenAI CLIP", "VersaD", "Vicuna"}
+    assert set(lineage["files"]) >= {"model.safetensors", "config.json", "tokenizer.json", "conversion.json"}
 
 
-def test_a_truncated_shard_leaves_nothing_behind(reference: Path, tmp_path: Path) -> None:
-    path = reference / "pytorch_model-00001-of-00002.bin"
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(CheckpointError, match=r"00001-of-00002\.bin is (damaged|refused)"):
+def test_several_shards_make_an_index_that_transformers_reads(reference: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("vhm.model.weights._SHARD", 2 * 2**20)
+    monkeypatch.setattr("vhm.model.weights._GROUP", 2**20)
+    convert(reference, tmp_path / "hf")
+    names = [path.name for path in sorted((tmp_path / "hf").glob("*.safetensors"))]
+    assert names == [f"model-{i:05d}-of-{len(names):05d}.safetensors" for i in range(1, len(names) + 1)]
+    assert len(names) > 2
+    load_model(tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "back", to="reference")
+    assert equal(all_tensors(reference), all_tensors(tmp_path / "back"))
+
+
+def test_a_separate_vision_tower_may_be_the_whole_of_clip(reference: Path, tmp_path: Path) -> None:
+    (reference / "vision_tower").rename(tmp_path / "clip")
+    tower = torch.load(tmp_path / "clip" / "pytorch_model.bin", weights_only=True)
+    text = {"text_model.final_layer_norm.weight": torch.ones(4), "logit_scale": torch.tensor(1.0)}
+    torch.save(tower | text, tmp_path / "clip" / "pytorch_model.bin")
+    config = {"model_type": "clip", "vision_config": json.loads((tmp_path / "clip" / "config.json").read_text())}
+    (tmp_path / "clip" / "config.json").write_text(json.dumps(config))
+    change(reference, mm_vision_tower="elsewhere/clip-vit-unknown")
+    with pytest.raises(InputError, match="give --vision-tower DIR"):
         convert(reference, tmp_path / "hf")
-    assert [p.name for p in tmp_path.iterdir()] == ["reference"]
+    moved = convert(reference, tmp_path / "hf", vision_tower=tmp_path / "clip")
+    left_out = {m.source: m.note for m in moved if m.target is None}
+    assert left_out["logit_scale"] == "CLIP's text side: not part of the model"
+    load_model(tmp_path / "hf")
+
+
+def test_a_separate_vision_tower_replaces_the_one_inside(reference: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = {name: tensor + 1 for name, tensor in vision_tensors(torch.float16).items()}
+    torch.save(other, tmp_path / "other" / "pytorch_model.bin")
+    (reference / "vision_tower" / "config.json").rename(tmp_path / "other" / "config.json")
+    vision_in_the_main_dict_at(reference)
+    convert(reference, tmp_path / "hf", vision_tower=tmp_path / "other")
+    got = load_file(tmp_path / "hf" / "model.safetensors")["vision_tower.pre_layrnorm.bias"]
+    assert torch.equal(got, other["vision_model.pre_layrnorm.bias"])
+
+
+def vision_in_the_main_dict_at(root: Path) -> None:
+    rest = torch.load(root / REST, weights_only=True)
+    tower = vision_tensors(torch.float16)
+    torch.save(rest | {f"model.vision_tower.vision_tower.{k}": v for k, v in tower.items()}, root / REST)
+    (root / "pytorch_model.bin.index.json").unlink()
+
+
+def test_a_model_without_history_becomes_a_reference_checkpoint(sample: Path, tmp_path: Path) -> None:
+    convert(sample / "base", tmp_path / "reference", to="reference")
+    config = read_json(tmp_path / "reference" / "config.json")
+    assert (config["mm_vision_select_layer"], config["mm_projector_type"]) == ([2, 4, 6], "mlp2x_gelu")
+    assert config["vocab_size"] == load_model(sample / "base")[0].config.image_token_id
+    convert(tmp_path / "reference", tmp_path / "hf")
+    before, after = (load_file(path / "model.safetensors") for path in (sample / "base", tmp_path / "hf"))
+    for name in before:
+        rows = len(before[name]) if "embed_tokens" not in name and "lm_head" not in name else config["vocab_size"]
+        assert torch.equal(before[name][:rows], after[name][:rows])
+
+
+def test_an_identity_that_was_trained_cannot_go_back(llama_pieces, tmp_path: Path) -> None:
+    convert(write_reference(tmp_path / "source", llama_pieces, mm_projector_type="linear"), tmp_path / "hf")
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    tensors["multi_modal_projector.linear_2.weight"][0, 0] = 2
+    save_file(tensors, tmp_path / "hf" / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "hf" / "lineage.json").unlink()
+    with pytest.raises(CheckpointError, match="was trained: this projector has two layers now"):
+        convert(tmp_path / "hf", tmp_path / "back", to="reference")
+
+
+# --- what is wrong is named, and nothing is left behind ------------------------------------------
+
+
+def refused(source: Path, out: Path, words: str, **options: object) -> None:
+    before = sorted(path.name for path in out.parent.iterdir())
+    with pytest.raises(InputError, match=words) as caught:
+        convert(source, out, **options)
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in out.parent.iterdir()) == before
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("tensors", "words"),
     [
-        ({"mm_vision_tower": "EVA02_CLIP_L"}, "only CLIP is"),
-        ({"model_type": "mpt"}, "only Llama is"),
-        ({"mm_projector_type": "linear"}, "only mlp2x_gelu"),
+        ({"model.norm.weight": None}, r"lacks 1 tensors, the first is language_model.model.norm.weight \[64\]"),
+        ({"model.extra.weight": torch.zeros(2)}, "tensor model.extra.weight is unexpected"),
+        ({"model.norm.weight": torch.zeros(31)}, r"model.norm.weight is \[31\], the configuration asks for \[64\]"),
+        ({"model.norm.weight": torch.full((64,), float("nan"))}, "model.norm.weight holds NaN or infinite values"),
+        ({"model.mm_projector.0.weight": torch.zeros(64, 32)}, r"0.weight is \[64, 32\], the configuration asks for"),
+        ({"model.mm_projector.2.weight": None}, r"the first is multi_modal_projector.linear_2.weight \[64, 64\]"),
+        ({"model.embed_tokens.weight": torch.zeros(2, 64)}, "tensor model.embed_tokens.weight is in"),
     ],
 )
-def test_configurations_without_a_counterpart_are_refused(reference: Path, tmp_path: Path, change, words: str) -> None:
-    path = reference / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(InputError, match=words):
-        convert(reference, tmp_path / "hf")
+def test_missing_unexpected_and_misshapen_tensors_are_named(reference: Path, tmp_path: Path, tensors, words) -> None:
+    whole = torch.load(reference / REST, weights_only=True) | tensors
+    torch.save({name: tensor for name, tensor in whole.items() if tensor is not None}, reference / REST)
+    refused(reference, tmp_path / "hf", words)
+
+
+def test_nan_may_be_let_through_and_is_noted(reference: Path, tmp_path: Path) -> None:
+    whole = torch.load(reference / REST, weights_only=True)
+    torch.save(whole | {"model.norm.weight": torch.full((64,), float("inf"))}, reference / REST)
+    moved = convert(reference, tmp_path / "hf", allow_nan=True)
+    assert [m.source for m in moved if "NaN or infinite" in m.note] == ["model.norm.weight"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mm_vision_tower": "EVA02_CLIP_L_336"}, "vision tower of type 'EVA02_CLIP_L_336' is not supported"),
+        ({"model_type": "mpt"}, "language model of type 'mpt' is not supported: only Llama is"),
+        ({"mm_projector_type": "mlp3x_gelu"}, "'mlp3x_gelu' has no counterpart"),
+        ({"mm_projector_type": "resampler"}, "'resampler' has no counterpart"),
+        ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio 'anyres' is not supported"),
+        ({"mm_vision_select_feature": "cls"}, "use patch or cls_patch"),
+        ({"mm_vision_select_layer": [8, 16, 24]}, r"\[8, 16, 24\]: the vision tower has 3 layers"),
+        ({"mm_use_im_start_end": True}, "mm_use_im_start_end is not supported"),
+        ({"hidden_size": "64"}, "hidden_size is '64', a positive integer is needed"),
+        ({"hidden_size": 32}, r"is \[32000, 64\], the configuration asks for \[32000, 32\]"),
+        ({"vocab_size": 31999}, "first free row is 31999 "),
+    ],
+)
+def test_configurations_without_a_counterpart_are_refused(reference: Path, tmp_path: Path, changes, words) -> None:
+    change(reference, **changes)
+    refused(reference, tmp_path / "hf", words)
+
+
+def test_an_image_token_id_that_is_used_already_is_refused(llama_pieces, tmp_path: Path) -> None:
+    """A tokenizer with a token more than the checkpoint has rows, as those with a padding token of their own."""
+    source = write_reference(tmp_path / "source", llama_pieces)
+    from slow_llama import write_tokenizer
+
+    write_tokenizer(source, [*llama_pieces, ("<pad>", 0.0)], legacy=False)
+    refused(source, tmp_path / "hf", "the first free row is 32000 .id 32000 is used already")
+
+
+@pytest.mark.parametrize("length", [0, 100, 2000, 20_000])
+def test_a_truncated_shard_is_named(reference: Path, tmp_path: Path, length: int) -> None:
+    os.truncate(reference / MAIN, length)
+    refused(reference, tmp_path / "hf", r"00001-of-00002\.bin is (damaged|refused)")
+
+
+def test_a_truncated_safetensors_shard_is_named(reference: Path, tmp_path: Path) -> None:
+    safetensors_shards(reference)
+    path = reference / "model-00001-of-00002.safetensors"
+    os.truncate(path, path.stat().st_size - 1)
+    refused(reference, tmp_path / "hf", r"00001-of-00002\.safetensors is damaged")
+
+
+def test_an_index_that_names_a_missing_or_a_foreign_file_is_refused(reference: Path, tmp_path: Path) -> None:
+    (reference / REST).unlink()
+    refused(reference, tmp_path / "hf", f"names {REST}, which does not exist")
+    (reference / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
+    refused(reference, tmp_path / "hf", "which is not a file beside it")
+
+
+def test_places_that_cannot_be_written_are_refused(reference: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("something")
+    refused(reference, tmp_path / "file", "file is a file: choose another place")
+    refused(reference, reference, "is the checkpoint itself")
+    refused(reference, tmp_path / "hf", "--to 'gguf' is unknown", to="gguf")
+    refused(tmp_path / "nowhere", tmp_path / "hf", "is not a checkpoint directory")
+
+
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
+from vhm.cli import main
+sys.argv = ["vhm", "convert", *sys.argv[1:]]
+main()
+"""
+
+
+def test_a_target_that_takes_no_more_bytes_is_one_clear_line(reference: Path, tmp_path: Path) -> None:
+    """A file size limit stands for a full disk: the write itself fails."""
+    command = [sys.executable, "-c", LIMITED, str(reference), str(tmp_path / "hf")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "cannot write" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["reference"]
+
+
+def test_the_writer_takes_only_what_was_planned(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, [Stored("a", tmp_path, (2,), "float32", 8)])
+    with pytest.raises(ValueError, match="came where"):
+        writer.write("a", torch.zeros(3))
+
+
+def test_memory_stays_small(llama_pieces, tmp_path: Path) -> None:
+    """Of 290 MB of weights two groups of 64 MB are mapped at a time, and a tensor of 51 MB."""
+    peaks = []
+    for name, inner in (("small", 96), ("large", 400_000)):
+        source = write_reference(tmp_path / name, llama_pieces, intermediate_size=inner)
+        program = (
+            "import sys; sys.path.insert(0, '.'); from pathlib import Path\n"
+            "import vhm.model.weights as w; w._GROUP = 64 * 2**20\n"
+            "from vhm.model.convert import convert; convert(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+            "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+        )
+        command = [sys.executable, "-c", program, str(source), str(tmp_path / f"{name}-hf")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.splitlines()[-1]) // 1024)
+    weights = sum(path.stat().st_size for path in (tmp_path / "large").glob("*.bin")) // 2**20
+    assert weights > 250
+    assert peaks[1] - peaks[0] < 250

@@ -83,6 +83,82 @@ def test_a_layer_that_is_not_read_is_refused(sample: Path, source, tmp_path: Pat
         warm_start(sample / "base", tmp_path / "out", tmp_path / "p.bin", 5)
 
 
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda key: key,
+        lambda key: key.removeprefix("model."),
+        lambda key: key.replace("mm_projector.0", "multi_modal_projector.linear_1").replace(
+            "mm_projector.2", "multi_modal_projector.linear_2"
+        ),
+        lambda key: key.replace("model.mm_projector.0", "multi_modal_projector.linear_1").replace(
+            "model.mm_projector.2", "multi_modal_projector.linear_2"
+        ),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_every_layout_of_a_projector_is_read(source, tmp_path: Path, rename, suffix: str) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / f"projector{suffix}"
+    named = {rename(key): tensor for key, tensor in source.items()}
+    torch.save(named, path) if suffix == ".bin" else save_file(named, path)
+    found = read_projector(path)
+    assert torch.equal(found["linear_1.weight"], source["model.mm_projector.0.weight"])
+    assert torch.equal(found["linear_2.bias"], source["model.mm_projector.2.bias"])
+
+
+def test_llavas_own_layer_can_be_read_instead(sample: Path, source, tmp_path: Path) -> None:
+    """LLaVA-1.5 was trained on the last layer but one: a model that reads it computes the very same."""
+    torch.save(source, tmp_path / "p.bin")
+    report = warm_start(sample / "base", tmp_path / "out", tmp_path / "p.bin", -2, [2, 4, 5])
+    model, _ = load_model(tmp_path / "out")
+    assert model.config.vision_feature_layer == [2, 4, 5]
+    assert (report["source_layer"], report["feature_layers"]) == (5, [2, 4, 5])
+    assert report["exactness"]["float64"] <= 1e-12
+
+
+def test_a_single_layer_model_becomes_one_of_several_with_its_own_projector(sample: Path, tmp_path: Path) -> None:
+    """What makes VHM's start out of a LLaVA-1.5 directory alone."""
+    from vhm.model.tiny import build_tiny_base
+    from vhm.sample import _texts
+
+    build_tiny_base(tmp_path / "single", _texts(sample), [6])
+    report = warm_start(tmp_path / "single", tmp_path / "out", tmp_path / "single", None, [2, 4, 6])
+    single, several = (load_model(tmp_path / name, "float64")[0].model for name in ("single", "out"))
+    pixels = torch.randn(1, 3, 168, 168, dtype=torch.float64)
+    with torch.no_grad():
+        expected, got = (m.get_image_features(pixels, return_dict=True).pooler_output[0] for m in (single, several))
+    assert float((got - expected).abs().max() / expected.abs().max()) <= 1e-12
+    assert report["projector_trained_on"] == [6]
+
+
+def test_every_block_is_listed_with_its_norm_and_hash(sample: Path, source, tmp_path: Path) -> None:
+    torch.save(source, tmp_path / "p.bin")
+    report = warm_start(sample / "base", tmp_path / "out", tmp_path / "p.bin", 4)
+    blocks = [entry for entry in report["tensors"] if entry["name"].endswith("linear_1.weight")]
+    assert [(entry["layer"], entry["state"], entry["norm"] > 0) for entry in blocks] == [
+        (2, "zero", False),
+        (4, "loaded", True),
+        (6, "zero", False),
+    ]
+    assert blocks[1]["sha256"] == report["projector_sha256"]["linear_1.weight"]
+    assert blocks[0]["sha256"] == blocks[2]["sha256"] != blocks[1]["sha256"]
+
+
+def test_a_layer_that_does_not_exist_is_refused(sample: Path, source, tmp_path: Path) -> None:
+    torch.save(source, tmp_path / "p.bin")
+    with pytest.raises(CheckpointError, match="feature layer 7 does not exist: the vision tower has 6 layers"):
+        warm_start(sample / "base", tmp_path / "out", tmp_path / "p.bin", None, [2, 7])
+
+
+def test_a_projector_of_nan_is_refused(sample: Path, source, tmp_path: Path) -> None:
+    source["model.mm_projector.0.bias"][3] = float("nan")
+    torch.save(source, tmp_path / "p.bin")
+    with pytest.raises(CheckpointError, match=r"model.mm_projector.0.bias holds NaN"):
+        warm_start(sample / "base", tmp_path / "out", tmp_path / "p.bin")
+
+
 class _Canary:
     def __reduce__(self):
         return (Path.touch, (Path("canary"),))

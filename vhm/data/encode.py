@@ -1,15 +1,18 @@
-"""Conversations → token ids and labels, exactly as the reference's two templates do.
+"""Conversations → token ids and labels, and the one place where prompts are written.
 
     plain   <s> IMAGE caption"\\n"                          no </s>; the question's words are dropped
-    v1      <s> SYSTEM USER: IMAGE"\\n"question ASSISTANT: answer</s>USER: …
+    v1      <s> SYSTEM USER: IMAGE"\\n"question ASSISTANT: answer</s>USER: …      Vicuna, LLaVA-1.5, VHM
+    chatml  <|im_start|>role"\\n"words<|im_end|>"\\n"…                            SmolLM2 and others
 
-Labels keep what the model must say (the caption; each answer and its </s>), everything else is -100.
-Source: arXiv 2403.20213, section 4; the reference's conversation templates.
+Labels keep what the model must say (the caption; each answer and the token that ends it), everything
+else is -100. `CHAT_TEMPLATES` are the same words in Jinja: a model directory carries one, and whoever
+asks the model (`ask_text`, plain transformers, other servers) gets the prompt that training used.
+Source: arXiv 2403.20213, section 4; the reference's conversation templates; SmolLM2's model card.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +23,14 @@ if TYPE_CHECKING:
     import torch
 
 IGNORE = -100
-TEMPLATES = ("plain", "v1")
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
+SMOL_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
-# Jinja, the same words as `_v1_text`: what a model directory carries so that `apply_chat_template`
-# gives the prompt that training used.
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{{ '" + SYSTEM.replace("'", "\\'") + " ' }}"
+# A message's text, with the image's marker in front where it has one.
+_JINJA_TURN = (
     "{% for message in messages %}"
     "{% set content = message['content'] %}"
     "{% set turn = namespace(text='', image=false) %}"
@@ -38,14 +39,33 @@ CHAT_TEMPLATE = (
     "{% if part['type'] == 'text' %}{% set turn.text = turn.text + part['text'] %}"
     "{% elif part['type'] in ('image', 'image_url') %}{% set turn.image = true %}{% endif %}"
     "{% endfor %}{% endif %}"
-    "{% if message['role'] == 'user' %}"
-    "{% if turn.image %}{% set turn.text = '<image>\n' + turn.text | trim %}{% endif %}"
-    "{{ 'USER:' + (' ' + turn.text if turn.text else '') + ' ' }}"
-    "{% elif message['role'] == 'assistant' %}"
-    "{{ 'ASSISTANT:' + (' ' + turn.text + '</s>' if turn.text else '') }}"
-    "{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+    "{% if turn.image and message['role'] == 'user' %}"
+    "{% set turn.text = '" + IMAGE_MARKER + "\n' + turn.text | trim %}{% endif %}"
 )
+CHAT_TEMPLATES = {
+    "v1": (
+        "{{ bos_token }}"
+        "{% if messages[0]['role'] != 'system' %}{{ '"
+        + SYSTEM.replace("'", "\\'")
+        + " ' }}{% endif %}"
+        + _JINJA_TURN
+        + "{% if message['role'] == 'system' %}{{ turn.text + ' ' }}"
+        "{% elif message['role'] == 'user' %}{{ 'USER:' + (' ' + turn.text + ' ' if turn.text else '') }}"
+        "{% elif message['role'] == 'assistant' %}"
+        "{{ 'ASSISTANT:' + (' ' + turn.text + '</s>' if turn.text else '') }}"
+        "{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+    ),
+    "chatml": (
+        "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
+        + SMOL_SYSTEM
+        + "<|im_end|>\n' }}{% endif %}"
+        + _JINJA_TURN
+        + "{{ '<|im_start|>' + message['role'] + '\n' + turn.text + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+}
+TEMPLATES = ("plain", *CHAT_TEMPLATES)
 
 
 @dataclass(frozen=True)
@@ -72,13 +92,7 @@ def encode(
     import torch
 
     sample = encode_compact(record, tokenizer, template, max_length)
-    image_id = tokenizer.convert_tokens_to_ids(IMAGE_MARKER)
-    input_ids: list[int] = []
-    labels: list[int] = []
-    for token, label in zip(sample.input_ids, sample.labels, strict=True):
-        times = image_tokens if token == image_id else 1
-        input_ids += [token] * times
-        labels += [label] * times
+    input_ids, labels = expand(sample, tokenizer.convert_tokens_to_ids(IMAGE_MARKER), image_tokens)
     return {"input_ids": torch.tensor(input_ids), "labels": torch.tensor(labels)}
 
 
@@ -92,14 +106,31 @@ def encode_compact(record: Mapping[str, Any], tokenizer: Any, template: str, max
         raise EncodeError(error.reason, error.detail) from None
     has_image = record.get("image") is not None
     refuse_special_tokens(turns, tokenizer, has_image)
-    text, targets = (_plain_text if template == "plain" else _v1_text)(turns, has_image, tokenizer)
-    return _tokenize(text, targets, tokenizer, max_length)
+    if template == "plain":
+        return _plain(turns, has_image, tokenizer, max_length)
+    text, targets = (_v1_text if template == "v1" else _chatml_text)(turns, tokenizer)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    input_ids = list(encoded["input_ids"])
+    return _cut(input_ids, _label(input_ids, encoded["offset_mapping"], targets), tokenizer, max_length)
 
 
-def prompt_text(question: str, tokenizer: Any, with_image: bool = True) -> str:
-    """The v1 prompt for one question, up to and including `ASSISTANT:`."""
-    turn = f"{IMAGE_MARKER}\n{question.strip()}" if with_image else question
-    return f"{tokenizer.bos_token}{SYSTEM} USER: {turn} ASSISTANT:"
+def expand(sample: Sample, image_id: int, image_tokens: int) -> tuple[list[int], list[int]]:
+    """(ids, labels) with `image_tokens` positions in the image's place."""
+    if image_id not in sample.input_ids:
+        return sample.input_ids, sample.labels
+    place = sample.input_ids.index(image_id)
+    ids = sample.input_ids[:place] + [image_id] * image_tokens + sample.input_ids[place + 1 :]
+    return ids, sample.labels[:place] + [IGNORE] * image_tokens + sample.labels[place + 1 :]
+
+
+def ask_text(question: str, processor: Any, with_image: bool = True) -> str:
+    """The prompt for one question in the model's own format, up to where its answer begins.
+
+    Raises EncodeError where the question's text would become special tokens.
+    """
+    refuse_special_tokens([("human", question)], processor.tokenizer, has_image=False)
+    content = [{"type": "image"}] * with_image + [{"type": "text", "text": question}]
+    return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
 
 
 def question_tag(task: str) -> str:
@@ -116,39 +147,58 @@ def question_tag(task: str) -> str:
     return "{IT} "
 
 
-def refuse_special_tokens(turns: list[tuple[str, str]], tokenizer: Any, has_image: bool) -> None:
+def refuse_special_tokens(turns: Sequence[tuple[str, str]], tokenizer: Any, has_image: bool) -> None:
     """Raise EncodeError where text would become special tokens, or markers do not match the image."""
-    forbidden = [token for token in tokenizer.all_special_tokens if token != IMAGE_MARKER]
     marked = 0
     for number, (speaker, text) in enumerate(turns):
-        for token in forbidden:
-            if token in text:
+        for token in tokenizer.get_added_vocab():
+            if token != IMAGE_MARKER and token in text:
                 raise EncodeError("special_token", f"turn {number} holds {token!r}: escape or remove it")
         if IMAGE_MARKER in text:
             if speaker != "human":
                 raise EncodeError("special_token", f"turn {number} is an answer and holds {IMAGE_MARKER!r}")
             marked += 1
+            # Taking markers out must not make new ones of what was around them.
+            if IMAGE_MARKER in text.replace(IMAGE_MARKER, ""):
+                raise EncodeError("special_token", f"turn {number} holds nested image markers")
     if marked != int(has_image):
         raise EncodeError("image_count", f"{marked} turns with an image marker, {int(has_image)} images")
 
 
-def _plain_text(turns: list[tuple[str, str]], has_image: bool, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
+def _plain(turns: list[tuple[str, str]], has_image: bool, tokenizer: Any, max_length: int) -> Sample:
     if len(turns) != 2:
         raise EncodeError("turn_count", f"a caption record has {len(turns)} turns instead of 2")
     if not has_image or IMAGE_MARKER not in turns[0][1]:
         raise EncodeError("image_count", "a caption record needs an image and its marker in the first turn")
-    start = f"{tokenizer.bos_token}{IMAGE_MARKER}"
-    text = f"{start}{turns[1][1]}\n"
-    return text, [(len(start), len(text))]
+    if not turns[1][1]:
+        raise EncodeError("no_target", "the caption is empty")
+    start = tokenizer(f"{tokenizer.bos_token}{IMAGE_MARKER}", add_special_tokens=False)["input_ids"]
+    caption = _ids_at_start(f"{turns[1][1]}\n", tokenizer)
+    return _cut([*start, *caption], [IGNORE] * len(start) + caption, tokenizer, max_length)
 
 
-def _v1_text(turns: list[tuple[str, str]], has_image: bool, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
+def _ids_at_start(text: str, tokenizer: Any) -> list[int]:
+    """Ids of a text that begins a sequence.
+
+    The non-legacy Llama tokenizer takes `USER:` at the start of a segment for what comes after `</s>`:
+    behind a newline of its own it is ordinary text, and the newline's ids are taken off again.
+    """
+
+    def ids(words: str) -> list[int]:
+        return list(tokenizer(words, add_special_tokens=False)["input_ids"])
+
+    newline = ids("\n")
+    if text.startswith("USER:") and tokenizer.convert_ids_to_tokens(newline[0]) == "▁":
+        return ids(f"\n {text}")[len(newline) :]
+    return ids(text)
+
+
+def _v1_text(turns: list[tuple[str, str]], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
     text = f"{tokenizer.bos_token}{SYSTEM} "
     targets = []
     for speaker, words in turns:
-        if IMAGE_MARKER in words:
-            words = f"{IMAGE_MARKER}\n{words.replace(IMAGE_MARKER, '').strip()}"
         if speaker == "human":
+            words = _marker_first(words)
             text += f"USER: {words} " if words else "USER:"
         elif words:
             text += "ASSISTANT:"
@@ -160,18 +210,41 @@ def _v1_text(turns: list[tuple[str, str]], has_image: bool, tokenizer: Any) -> t
     return text, targets
 
 
-def _tokenize(text: str, targets: list[tuple[int, int]], tokenizer: Any, max_length: int) -> Sample:
-    """Ids of the whole text at once; a token is a target when it begins inside one."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    input_ids = list(encoded["input_ids"])
-    labels = [
-        token if any(start <= begin < end for start, end in targets) else IGNORE
-        for token, (begin, _) in zip(input_ids, encoded["offset_mapping"], strict=True)
-    ]
-    truncated = len(input_ids) > max_length
-    image_id = tokenizer.convert_tokens_to_ids(IMAGE_MARKER)
-    if image_id in input_ids[max_length:]:
+def _chatml_text(turns: list[tuple[str, str]], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
+    text = f"<|im_start|>system\n{SMOL_SYSTEM}<|im_end|>\n"
+    targets = []
+    for speaker, words in turns:
+        text += f"<|im_start|>{'user' if speaker == 'human' else 'assistant'}\n"
+        start = len(text)
+        text += f"{_marker_first(words) if speaker == 'human' else words}<|im_end|>"
+        if speaker == "gpt" and words:
+            targets.append((start, len(text)))
+        text += "\n"
+    return text, targets
+
+
+def _marker_first(words: str) -> str:
+    if IMAGE_MARKER not in words:
+        return words
+    return f"{IMAGE_MARKER}\n{words.replace(IMAGE_MARKER, '').strip()}"
+
+
+def _label(input_ids: list[int], offsets: list[tuple[int, int]], targets: list[tuple[int, int]]) -> list[int]:
+    """A token is a target when it begins inside one; both are in the order of the text."""
+    labels = []
+    coming = iter(targets)
+    start, end = next(coming, (0, -1))
+    for token, (begin, _) in zip(input_ids, offsets, strict=True):
+        while end >= 0 and begin >= end:
+            start, end = next(coming, (0, -1))
+        labels.append(token if start <= begin < end else IGNORE)
+    return labels
+
+
+def _cut(input_ids: list[int], labels: list[int], tokenizer: Any, max_length: int) -> Sample:
+    if tokenizer.convert_tokens_to_ids(IMAGE_MARKER) in input_ids[max_length:]:
         raise EncodeError("too_long", f"the image lies beyond the first {max_length} tokens")
+    truncated = len(input_ids) > max_length
     input_ids, labels = input_ids[:max_length], labels[:max_length]
     if all(label == IGNORE for label in labels):
         raise EncodeError("no_target", "no answer is left within the length limit")

@@ -20,9 +20,10 @@ from vhm.data.encode import IMAGE_MARKER
 from vhm.data.images import load_image
 from vhm.data.records import check_turns, image_name
 from vhm.data.roots import ImageRoot, open_root
-from vhm.errors import CheckpointError, ImageError, InputError, RecordError
+from vhm.errors import CheckpointError, EncodeError, ImageError, InputError, RecordError
 from vhm.evaluate.tasks import Task
 from vhm.io import jsonl, read_json, read_jsonl, sha256_tree, write_bytes, write_json
+from vhm.lineage import content_hash
 from vhm.model.answer import Answerer, Asked
 from vhm.progress import track
 from vhm.recipe import Evaluation
@@ -80,7 +81,7 @@ def predict(
     """
     folder = out / "predictions"
     key = {
-        "model": sha256_tree(model, skip=frozenset({"README.md", "lineage.json"})),
+        "model": content_hash(model),
         "data": sha256_tree(directory),
         "max_new_tokens": settings.max_new_tokens,
         "shard": list(shard),
@@ -170,12 +171,12 @@ def _answer(
     said: dict[int, str] = {}
     try:
         said = dict(zip(asked, answerer.answer(list(asked.values()), max_new_tokens), strict=True)) if asked else {}
-    except RuntimeError as batch_error:
+    except (RuntimeError, EncodeError) as batch_error:
         log.warning("%s: a batch failed (%s): asking one by one", task.name, batch_error)
         for index, item in asked.items():
             try:
                 said[index] = answerer.answer([item], max_new_tokens)[0]
-            except RuntimeError as error:
+            except (RuntimeError, EncodeError) as error:
                 errors[index] = str(error).splitlines()[0]
     for question in batch:
         row = {

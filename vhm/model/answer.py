@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from vhm.data.encode import prompt_text
+from vhm.data.encode import ask_text
 from vhm.model.build import load_model
 
 
@@ -32,11 +32,13 @@ class Answerer:
         self.processor.tokenizer.padding_side = "left"
 
     def inputs(self, asked: Sequence[Asked]) -> dict[str, Any]:
-        """The batch as tensors: input_ids and attention_mask [B, T], left-padded; pixel_values [B, 3, S, S]."""
-        tokenizer = self.processor.tokenizer
+        """The batch as tensors: input_ids and attention_mask [B, T], left-padded; pixel_values [B, 3, S, S].
+
+        Raises EncodeError when a question holds special tokens.
+        """
         batch = self.processor(
             images=[item.image for item in asked],
-            text=[prompt_text(item.question, tokenizer) for item in asked],
+            text=[ask_text(item.question, self.processor) for item in asked],
             padding=True,
             add_special_tokens=False,
             return_tensors="pt",

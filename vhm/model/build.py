@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vhm.data.encode import CHAT_TEMPLATE
+from vhm.data.encode import CHAT_TEMPLATES
 from vhm.data.records import IMAGE_MARKER
-from vhm.errors import CheckpointError
+from vhm.errors import CheckpointError, first_line
+from vhm.lineage import verify
 
 if TYPE_CHECKING:
     import torch
@@ -20,12 +21,17 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    directory: str | Path, dtype: str | torch.dtype | None = None, device: str | None = None
+    directory: str | Path,
+    dtype: str | torch.dtype | None = None,
+    device: str | None = None,
+    check_files: bool = True,
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """The model (in evaluation mode) and the processor of a Hugging Face LLaVA directory.
 
     `dtype` is the checkpoint's own unless given. Nothing but safetensors is read and no code of the
-    directory runs. Raises CheckpointError when the directory is not a complete LLaVA model.
+    directory runs. Where the directory has a lineage.json, every file must have the hash that it lists
+    (`check_files=False`: another process has looked). Raises CheckpointError when the directory is not a
+    complete LLaVA model.
     """
     import torch
     from transformers import AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
@@ -35,6 +41,8 @@ def load_model(
         raise CheckpointError(f"{directory} has no config.json: give a Hugging Face LLaVA directory")
     if not list(directory.glob("model*.safetensors")):
         raise CheckpointError(f"{directory} has no model*.safetensors: convert it first with `vhm convert`")
+    if check_files:
+        verify(directory)
     try:
         config = LlavaConfig.from_pretrained(directory, local_files_only=True)
         if config.model_type != "llava":
@@ -42,11 +50,11 @@ def load_model(
         model, report = LlavaForConditionalGeneration.from_pretrained(
             directory, dtype=dtype or "auto", local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-        processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+        processor = AutoProcessor.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"cannot load {directory}: {_first_line(error)}") from error
+        raise CheckpointError(f"cannot load {directory}: {first_line(error)}") from error
     lost = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
     if lost:
         raise CheckpointError(f"{directory} has missing or unexpected tensors: {', '.join(map(str, lost[:5]))}")
@@ -60,8 +68,11 @@ def assemble(
     language_model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     vision_feature_layer: list[int] | int,
+    template: str = "v1",
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A LLaVA model around a CLIP vision tower and a Llama-type LLM; its projector is not trained.
+
+    The tokenizer knows `<image>`, and the LLM has an embedding for it. `template` is the chat format.
 
     Raises CheckpointError when a feature layer is beyond the tower's depth.
     """
@@ -82,20 +93,23 @@ def assemble(
         image_token_id=image_token,
         vision_feature_layer=vision_feature_layer,
         vision_feature_select_strategy="default",
-        image_seq_length=image_tokens(vision_tower.config),
+        image_seq_length=(vision_tower.config.image_size // vision_tower.config.patch_size) ** 2,
         tie_word_embeddings=language_model.config.tie_word_embeddings,
     )
+    config.architectures = ["LlavaForConditionalGeneration"]
     model = LlavaForConditionalGeneration(config)
     model.model.vision_tower.load_state_dict(vision_tower.state_dict())
     model.model.language_model.load_state_dict(language_model.model.state_dict())
     model.lm_head.load_state_dict(language_model.lm_head.state_dict())
     model.generation_config = generation_config(tokenizer, rows)
-    return model, build_processor(tokenizer, vision_tower.config.image_size, vision_tower.config.patch_size)
+    return model, build_processor(tokenizer, config, template=template)
 
 
-def image_tokens(vision_config: Any) -> int:
-    """How many positions an image takes in the sequence: its patches."""
-    return (vision_config.image_size // vision_config.patch_size) ** 2
+def image_tokens(config: Any) -> int:
+    """How many positions an image takes in the sequence of a model with this LlavaConfig: its patches, and
+    CLS where the model keeps it."""
+    vision = config.vision_config
+    return (vision.image_size // vision.patch_size) ** 2 + (config.vision_feature_select_strategy == "full")
 
 
 def generation_config(tokenizer: PreTrainedTokenizerBase, rows: int) -> Any:
@@ -113,19 +127,24 @@ def generation_config(tokenizer: PreTrainedTokenizerBase, rows: int) -> Any:
     )
 
 
-def build_processor(tokenizer: PreTrainedTokenizerBase, image_size: int, patch_size: int) -> LlavaProcessor:
-    """The processor that gives exactly training's pixels and prompts: padded to a square, v1 template."""
+def build_processor(
+    tokenizer: PreTrainedTokenizerBase, config: Any, template: str = "v1", pad: bool = True
+) -> LlavaProcessor:
+    """The processor that gives exactly training's pixels and prompts for a model with this LlavaConfig.
+
+    `pad`: pictures are padded to a square with CLIP's mean colour before they are resized.
+    """
     from transformers import LlavaProcessor
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-    side = {"height": image_size, "width": image_size}
-    image_processor = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": image_size}, crop_size=side)
+    side = config.vision_config.image_size
+    size = {"height": side, "width": side}
     return LlavaProcessor(
-        image_processor=image_processor,
+        image_processor=LlavaImageProcessorPil(do_pad=pad, size={"shortest_edge": side}, crop_size=size),
         tokenizer=tokenizer,
-        patch_size=patch_size,
-        vision_feature_select_strategy="default",
-        chat_template=CHAT_TEMPLATE,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        chat_template=CHAT_TEMPLATES[template],
         image_token=IMAGE_MARKER,
         num_additional_image_tokens=1,
     )
@@ -142,8 +161,3 @@ def save_model(
     processor.save_pretrained(directory)
     for path in directory.glob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes them for their owner alone; servers run as another user
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -36,7 +36,7 @@ def llama_tokenizer(source: Path) -> PreTrainedTokenizerFast:
 def read_pieces(path: Path) -> list[tuple[str, float]]:
     """(piece, score) in the order of their ids, of a sentencepiece model file."""
     from google.protobuf.message import DecodeError
-    from transformers.utils import sentencepiece_model_pb2
+    from transformers.utils import sentencepiece_model_pb2_new as sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto()
     try:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vhm.errors import CheckFailed, CheckpointError
-from vhm.io import whole_directory, write_json
-from vhm.lineage import write_lineage
+from vhm.io import read_json, whole_directory, write_json
 from vhm.model.build import load_model, save_model
+from vhm.model.card import finish_model
 from vhm.model.projector import NAMES, read_projector
 
 if TYPE_CHECKING:
@@ -41,17 +41,33 @@ class Exactness:
         return self.float64 <= self.float64_bound and self.float32 <= self.float32_bound
 
 
-def warm_start(base: Path, out: Path, projector: Path | None = None, source_layer: int | None = None) -> dict[str, Any]:
+def warm_start(
+    base: Path,
+    out: Path,
+    projector: Path | None = None,
+    source_layer: int | None = None,
+    read_layers: list[int] | None = None,
+) -> dict[str, Any]:
     """Write to `out` the model of `base` with the projector's weights in it; returns what warm_start.json holds.
 
     Without `projector` the model goes on as it is, for `align` to train one. `source_layer` is the feature
-    layer whose block gets the weights, the deepest by default. Raises CheckpointError when shapes do not
-    fit, CheckFailed when the result does not compute what the source computed.
+    layer whose block gets the weights, the deepest by default; negative layers count from the end.
+    `read_layers` are the layers that the new model reads, where they are to differ from the base's.
+    Raises CheckpointError when shapes do not fit, CheckFailed when the result does not compute what the
+    source computed.
     """
     import torch
 
     model, processor = load_model(base)
-    report: dict[str, Any] = {"base": base.name, "projector": None, "tensors": []}
+    if read_layers is not None:
+        _read_layers(model, read_layers)
+    report: dict[str, Any] = {
+        "base": base.name,
+        "feature_layers": feature_layers(model),
+        "projector": None,
+        "tensors": _list_tensors(model, "new" if read_layers else "the base's", None),
+    }
+    names: list[str] = []
     if projector is not None:
         source = read_projector(projector)
         block = _insert(model, source, source_layer)
@@ -69,16 +85,17 @@ def warm_start(base: Path, out: Path, projector: Path | None = None, source_laye
         report |= {
             "projector": projector.name,
             "projector_sha256": {name: _digest(tensor) for name, tensor in source.items()},
-            "feature_layers": layers,
+            "projector_trained_on": _trained_on(projector),
             "source_layer": None if block is None else layers[block],
             "exactness": vars(exact),
-            "tensors": _list_tensors(model, source, block),
+            "tensors": _list_tensors(model, "loaded", block),
         }
+        names.append(projector.name)
     with whole_directory(out, "warm_start.json") as directory, torch.no_grad():
         save_model(directory, model, processor)
         write_json(directory / "warm_start.json", report)
         inputs = {"base": base} | ({"projector": projector} if projector else {})
-        write_lineage(directory, "model/warm-start", inputs)
+        finish_model(directory, "model/warm-start", inputs, names=names)
     return report
 
 
@@ -86,6 +103,37 @@ def feature_layers(model: LlavaForConditionalGeneration) -> list[int]:
     """The feature layers that the model reads, in the order in which they are joined."""
     layers = model.config.vision_feature_layer
     return [layers] if isinstance(layers, int) else list(layers)
+
+
+def _read_layers(model: LlavaForConditionalGeneration, layers: list[int]) -> None:
+    """Make the model read these layers, with a new first projector layer where their number changes."""
+    import torch
+    from torch import nn
+
+    depth = model.config.vision_config.num_hidden_layers
+    for layer in layers:
+        if not -depth - 1 <= layer <= depth:
+            raise CheckpointError(f"feature layer {layer} does not exist: the vision tower has {depth} layers")
+    old = model.model.multi_modal_projector.linear_1
+    inputs = len(layers) * model.config.vision_config.hidden_size
+    model.config.vision_feature_layer = list(layers)
+    if old.in_features != inputs:
+        new = nn.Linear(inputs, old.out_features, bias=old.bias is not None, dtype=old.weight.dtype)
+        with torch.no_grad():
+            draw = torch.Generator().manual_seed(0)
+            new.weight.normal_(0.0, inputs**-0.5, generator=draw)
+            if new.bias is not None:
+                new.bias.zero_()
+        model.model.multi_modal_projector.linear_1 = new
+
+
+def _trained_on(projector: Path) -> Any:
+    """The feature layer that the source says it was trained on; None where it does not say."""
+    path = (projector if projector.is_dir() else projector.parent) / "config.json"
+    if not path.is_file():
+        return None
+    config = read_json(path)
+    return config.get("vision_feature_layer", config.get("mm_vision_select_layer"))
 
 
 def _insert(
@@ -106,7 +154,7 @@ def _insert(
                 f"projector layer 1 is {given}; the model needs {shapes['linear_1.weight']}, or "
                 f"{(shapes['linear_1.weight'][0], width)} for one of its {len(layers)} feature layers"
             )
-        block = _block(layers, source_layer)
+        block = _block(layers, source_layer, model.config.vision_config.num_hidden_layers)
     for name in NAMES[1:]:
         if tuple(source[name].shape) != shapes[name]:
             raise CheckpointError(f"projector {name} is {tuple(source[name].shape)}; the model needs {shapes[name]}")
@@ -122,12 +170,17 @@ def _insert(
     return block
 
 
-def _block(layers: list[int], source_layer: int | None) -> int:
+def _block(layers: list[int], source_layer: int | None, depth: int) -> int:
+    """The place of `source_layer` among `layers`; by default that of the deepest."""
+    places = [layer % (depth + 1) for layer in layers]
     if source_layer is None:
-        return layers.index(max(layers))
-    if source_layer not in layers:
-        raise CheckpointError(f"--source-layer {source_layer} is not read by the model: it reads {layers}")
-    return layers.index(source_layer)
+        return places.index(max(places))
+    if not -depth - 1 <= source_layer <= depth or source_layer % (depth + 1) not in places:
+        raise CheckpointError(
+            f"--source-layer {source_layer} is not read by the model: it reads {layers}; "
+            "--feature-layers makes it read others"
+        )
+    return places.index(source_layer % (depth + 1))
 
 
 def _compare(model: LlavaForConditionalGeneration, source: dict[str, torch.Tensor], block: int | None) -> Exactness:
@@ -139,12 +192,11 @@ def _compare(model: LlavaForConditionalGeneration, source: dict[str, torch.Tenso
     import torch
     from torch.nn import functional
 
-    from vhm.model.build import image_tokens
-
     config = model.config.vision_config
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randn((2, 3, config.image_size, config.image_size), generator=generator)
     layers = feature_layers(model)
+    activation = model.model.multi_modal_projector.act
     inputs = len(layers) * config.hidden_size
     differences = {}
     with torch.no_grad():
@@ -152,11 +204,10 @@ def _compare(model: LlavaForConditionalGeneration, source: dict[str, torch.Tenso
             pictures.to(model.dtype), output_hidden_states=True, return_dict=True
         ).hidden_states
         for dtype in (torch.float64, torch.float32):
-            joined = torch.cat([states[layer][:, 1:] for layer in layers], -1).to(dtype)
-            assert joined.shape[1] == image_tokens(config)
-            single = joined if block is None else states[layers[block]][:, 1:].to(dtype)
+            joined = torch.cat([states[layer] for layer in layers], -1).to(dtype)
+            single = joined if block is None else states[layers[block]].to(dtype)
             weights = {name: source[name].to(model.dtype).to(dtype) for name in NAMES}
-            hidden = functional.gelu(functional.linear(single, weights["linear_1.weight"], weights["linear_1.bias"]))
+            hidden = activation(functional.linear(single, weights["linear_1.weight"], weights["linear_1.bias"]))
             expected = functional.linear(hidden, weights["linear_2.weight"], weights["linear_2.bias"])
             original = model.dtype
             got = model.model.multi_modal_projector.to(dtype)(joined)
@@ -171,25 +222,25 @@ def _compare(model: LlavaForConditionalGeneration, source: dict[str, torch.Tenso
     )
 
 
-def _list_tensors(
-    model: LlavaForConditionalGeneration, source: dict[str, torch.Tensor], block: int | None
-) -> list[dict[str, Any]]:
-    """Every tensor of the projector: what happened to it, its shape, norm and hash."""
+def _list_tensors(model: LlavaForConditionalGeneration, state: str, block: int | None) -> list[dict[str, Any]]:
+    """Every tensor of the projector, the first weight by its blocks: what it is, its shape, norm and hash."""
     listed = []
-    for name, tensor in model.model.multi_modal_projector.named_parameters():
-        entry = {
-            "name": f"multi_modal_projector.{name}",
-            "shape": list(tensor.shape),
-            "norm": float(tensor.detach().double().norm()),
-            "sha256": _digest(tensor.detach()),
-            "state": "loaded",
-        }
-        if name == "linear_1.weight" and block is not None:
-            width = source[name].shape[1]
-            columns = [block * width, (block + 1) * width]
-            entry |= {"state": f"loaded into columns {columns[0]}:{columns[1]}, zero elsewhere", "columns": columns}
-        listed.append(entry)
+    for name, parameter in model.model.multi_modal_projector.named_parameters():
+        tensor = parameter.detach()
+        full = f"multi_modal_projector.{name}"
+        if name != "linear_1.weight" or block is None:
+            listed.append(_entry(full, tensor, state))
+            continue
+        layers = feature_layers(model)
+        for number, columns in enumerate(tensor.chunk(len(layers), dim=1)):
+            place = {"layer": layers[number], "columns": [number * columns.shape[1], (number + 1) * columns.shape[1]]}
+            listed.append(_entry(full, columns, state if number == block else "zero") | place)
     return listed
+
+
+def _entry(name: str, tensor: torch.Tensor, state: str) -> dict[str, Any]:
+    norm = float(tensor.double().norm())
+    return {"name": name, "state": state, "shape": list(tensor.shape), "norm": norm, "sha256": _digest(tensor)}
 
 
 def _digest(tensor: torch.Tensor) -> str:

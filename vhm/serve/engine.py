@@ -65,6 +65,7 @@ class Engine:
     def __init__(self, directory: Path, limits: Serving) -> None:
         self.limits = limits
         self._answerer = Answerer(directory)
+        self.special_tokens = frozenset(self._answerer.processor.tokenizer.get_added_vocab())
         self._waiting: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._closed = False

@@ -55,7 +55,7 @@ def register(app: FastAPI, engine: Engine, limits: Serving) -> None:
     @router.post("/chat/completions")
     async def chat_completions(request: Request) -> Response:
         try:
-            asked, sampling, stream = _read(await request.body(), limits)
+            asked, sampling, stream = _read(await request.body(), engine)
             if stream:
                 return await _streamed(engine, asked, sampling, limits.name)
             answer = await engine.ask(asked, sampling)
@@ -76,7 +76,8 @@ class _UnknownModel(Exception):
     pass
 
 
-def _read(body: bytes, limits: Serving) -> tuple[Asked, Sampling, bool]:
+def _read(body: bytes, engine: Engine) -> tuple[Asked, Sampling, bool]:
+    limits = engine.limits
     try:
         chat = _ChatRequest.model_validate(orjson.loads(body))
     except orjson.JSONDecodeError:
@@ -94,10 +95,10 @@ def _read(body: bytes, limits: Serving) -> tuple[Asked, Sampling, bool]:
         chat.seed,
         tuple(s for s in stop if s),
     )
-    return _question(chat.messages, limits), sampling, chat.stream
+    return _question(chat.messages, engine), sampling, chat.stream
 
 
-def _question(messages: list[_Message], limits: Serving) -> Asked:
+def _question(messages: list[_Message], engine: Engine) -> Asked:
     """The last user message's picture and text. Earlier turns are refused: answers are to one question."""
     if any(message.role == "assistant" for message in messages):
         raise InvalidInput("messages: one question a request; earlier answers are not taken into account")
@@ -113,7 +114,7 @@ def _question(messages: list[_Message], limits: Serving) -> Asked:
     url = images[0].get("url") if isinstance(images[0], dict) else images[0]
     if not isinstance(url, str) or not url.startswith("data:"):
         raise InvalidInput("messages: image_url must be a data URI (data:image/jpeg;base64,…)")
-    return question(url, "\n".join(texts), limits, "messages")
+    return question(url, "\n".join(texts), engine, "messages")
 
 
 def _completion(answer: Answer, model: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Predictor(Model):
         image = instance.get("image") if isinstance(instance, dict) else None
         if not isinstance(image, dict) or not isinstance(image.get("b64"), str):
             raise InvalidInput(f'instance {number}: "image" must be {{"b64": base64 text}}')
-        return question(image["b64"], instance.get("question"), self.limits, f"instance {number}")
+        return question(image["b64"], instance.get("question"), self.engine, f"instance {number}")
 
     async def _infer(self, request: InferRequest) -> InferResponse:
         inputs = {given.name: given for given in request.inputs}
@@ -71,7 +71,7 @@ class Predictor(Model):
         if len(values["image"]) != len(values["question"]) or not values["image"]:
             raise InvalidInput("inputs image and question must have the same, non-zero number of elements")
         asked = [
-            question(picture, text, self.limits, f"element {number}")
+            question(picture, text, self.engine, f"element {number}")
             for number, (picture, text) in enumerate(zip(values["image"], values["question"], strict=True))
         ]
         answers = await self._answer(asked)
@@ -84,15 +84,16 @@ class Predictor(Model):
         return [answer.text for answer in answers]
 
 
-def question(image: str | bytes, text: Any, limits: Serving, where: str) -> Asked:
+def question(image: str | bytes, text: Any, engine: Engine, where: str) -> Asked:
     """A picture (base64 text, data URI or file bytes) and its question. InvalidInput says what is wrong."""
+    limits = engine.limits
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
     if not isinstance(text, str) or not text.strip():
         raise InvalidInput(f'{where}: "question" must be text')
     if len(text) > MAX_QUESTION:
         raise InvalidInput(f"{where}: the question has {len(text)} characters, the limit is {MAX_QUESTION}")
-    if any(token in text for token in ("<image>", "<s>", "</s>", "<unk>")):
+    if any(token in text for token in engine.special_tokens):
         raise InvalidInput(f"{where}: the question holds a special token")
     content = image_bytes(image, where)
     if len(content) > limits.max_image_bytes:

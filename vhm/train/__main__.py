@@ -20,6 +20,8 @@ def main() -> int:
     parser.add_argument("--resume", choices=["auto", "never"], default="auto")
     arguments = parser.parse_args()
     die_with_parent()
+    # DeepSpeed would unpickle its checkpoints whole; ours hold tensors and plain values.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s", stream=sys.stderr)
     _quiet()

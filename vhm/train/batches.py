@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vhm.data.encode import IGNORE, Sample, encode_compact
+from vhm.data.encode import IGNORE, Sample, encode_compact, expand
 from vhm.data.images import Limits
 from vhm.data.index import open_index
 from vhm.data.pixels import PixelCache, normalised
@@ -78,7 +78,7 @@ class TrainingSet:
         import torch
 
         chosen = [self._samples[i] for i in indices or [0]]
-        rows = [self._expand(sample) for sample, _ in chosen]
+        rows = [expand(sample, self._image_id, self._image_tokens) for sample, _ in chosen]
         if not indices:
             rows = [(ids, [IGNORE] * len(labels)) for ids, labels in rows]
         longest = max(len(ids) for ids, _ in rows)
@@ -90,12 +90,3 @@ class TrainingSet:
             torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows]),
             normalised(pixels) if pixels else None,
         )
-
-    def _expand(self, sample: Sample) -> tuple[list[int], list[int]]:
-        ids: list[int] = []
-        labels: list[int] = []
-        for token, label in zip(sample.input_ids, sample.labels, strict=True):
-            times = self._image_tokens if token == self._image_id else 1
-            ids += [token] * times
-            labels += [label] * times
-        return ids, labels

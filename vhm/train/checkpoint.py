@@ -75,7 +75,16 @@ def verify(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def load(engine: Any, folder: Path) -> None:
-    """Put the verified checkpoint `folder` into the engine. All ranks call."""
-    path, _ = engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)
+    """Put the verified checkpoint `folder` into the engine. All ranks call.
+
+    PyTorch unpickles nothing but tensors, plain values and the classes that DeepSpeed keeps in its state.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+    from torch.serialization import safe_globals
+
+    with safe_globals([LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]):
+        path, _ = engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)
     if path is None:
         raise CheckpointError(f"DeepSpeed could not load {folder}")

@@ -14,8 +14,8 @@ from collections import deque
 from pathlib import Path
 
 from vhm.errors import InputError, TrainError
-from vhm.io import read_json, sha256_tree, write_text
-from vhm.lineage import write_lineage
+from vhm.io import sha256_tree, write_text
+from vhm.lineage import LINEAGE
 from vhm.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ def train(
     if out.is_dir() and any(out.iterdir()) and not (out / "recipe.yaml").exists():
         raise InputError(f"--out {out} is not empty and holds no recipe.yaml of a training: choose another place")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").unlink(missing_ok=True)  # until the end, `out` is no complete model
+    for name in ("config.json", LINEAGE):  # until the end, `out` is no complete model
+        (out / name).unlink(missing_ok=True)
     if not resume:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         (out / "train_log.jsonl").unlink(missing_ok=True)
@@ -63,18 +64,21 @@ def train(
         *("--images", str(images), "--out", str(out), "--resume", "auto" if resume else "never"),
     ]
     _run(command, stage)
-    write_lineage(
-        out,
-        kind=f"model/{stage}",
-        inputs={"model": model, "manifest": manifest},
-        recipe=recipe,
-        figures=read_json(out / "training.json"),
-    )
-    from vhm.model.card import write_card  # needs the training log
+    from vhm.model.card import finish_model  # needs the training log
 
-    write_card(out, stage, recipe)
+    finish_model(out, f"model/{stage}", {"model": model, "manifest": manifest}, recipe, names=_sources(manifest))
     log.info("%s: model in %s, weights %s", stage, out, weights_hash(out)[:12])
     return out
+
+
+def _sources(manifest: Path) -> list[str]:
+    """Names of the datasets in a manifest."""
+    import pyarrow.parquet as parquet
+
+    file = parquet.ParquetFile(manifest)
+    if "source" not in file.schema_arrow.names:
+        return []
+    return [name for name in file.read(["source"])["source"].unique().to_pylist() if name]
 
 
 def weights_hash(model: Path) -> str:

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 import torch.distributed as distributed
 
+from vhm.data.encode import CHAT_TEMPLATES
 from vhm.data.images import Limits
 from vhm.errors import TrainError
 from vhm.io import jsonl, read_jsonl, sha256_tree, write_bytes, write_json
+from vhm.lineage import content_hash
 from vhm.model import load_model
 from vhm.model.build import image_tokens, save_model
 from vhm.recipe import Recipe
@@ -63,7 +65,10 @@ def run(job: Job, rank: int, world_size: int) -> None:
     deepspeed.init_distributed()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
     # Weights are kept in the dtype that they are trained in: bf16's own master copy is DeepSpeed's.
-    model, processor = load_model(job.model, dtype=torch.bfloat16 if stage.precision == "bf16" else torch.float32)
+    dtype = torch.bfloat16 if stage.precision == "bf16" else torch.float32
+    model, processor = load_model(job.model, dtype, check_files=rank == 0)
+    if stage.template != "plain":
+        processor.chat_template = CHAT_TEMPLATES[stage.template]  # what it learns is what it will be asked with
     if stage.attention != "sdpa":
         model.set_attn_implementation(stage.attention)
     model.train()
@@ -72,7 +77,7 @@ def run(job: Job, rank: int, world_size: int) -> None:
         job.images,
         processor,
         stage,
-        image_tokens(model.config.vision_config),
+        image_tokens(model.config),
         Limits(max_pixels=job.recipe.data.max_pixels),
     )
     order = Order(samples.lengths(), stage.global_batch, stage.epochs, job.recipe.seed)
@@ -146,7 +151,7 @@ def _resume_key(job: Job, world_size: int) -> dict[str, Any]:
     """What must be equal for a resume to be exact."""
     return {
         "recipe_hash": job.recipe.hash(f"stages.{job.stage}"),
-        "model_hash": sha256_tree(job.model, skip=frozenset({"README.md", "lineage.json"})),
+        "model_hash": content_hash(job.model),
         "data_hash": sha256_tree(job.manifest),
         "world_size": world_size,
     }

