@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 TORCH := torch==2.13.0
 
-.PHONY: install data demo test test-fast lint format types bench image sample-hash projector pipeline lock clean
+.PHONY: install data demo test test-fast torture lint format bench image sample-hash projector pipeline lock clean
 
 install: $(VENV)/.installed
 
@@ -30,6 +30,9 @@ test: install
 
 test-fast: install
 	$(BIN)/python -m pytest -m "not slow"
+
+torture: install            # the reliability proofs in their full size, and their table
+	VHM_TORTURE=1 $(BIN)/python -m pytest tests/proofs
 
 lint: install
 	$(BIN)/ruff format --check .

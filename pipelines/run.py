@@ -29,6 +29,7 @@ from pipelines.vhm import vhm
 from vhm.errors import CheckFailed, InputError, VhmError
 from vhm.io import read_json, sha256_tree, whole_directory, write_text
 from vhm.lineage import code_hash, write_lineage
+from vhm.model.card import finish_model
 from vhm.recipe import Recipe
 from vhm.stages import LOG_PREFIX
 
@@ -134,6 +135,8 @@ def _collect(recipe: Recipe, out: Path, root: Path, outputs: dict[str, Any], sta
     if passed:
         with whole_directory(out / "model", "lineage.json") as folder:
             shutil.copytree(model, folder, dirs_exist_ok=True)
+            shutil.copyfile(evaluation / "scores.json", folder / "scores.json")
+            finish_model(folder, "model/promoted", {"model": model, "evaluation": evaluation}, recipe)
         inputs["model"] = out / "model"
         deployment = _deployment_of(out / "kfp", sha256_tree(model))
         if deployment is not None:

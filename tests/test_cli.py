@@ -40,7 +40,7 @@ def test_help_names_every_command_of_the_contract() -> None:
         (("deploy", "--model-uri", "/models/x", "--dry-run"), "has no scheme"),
         (("ask", "absent.jpg", "what?", "--model", "m"), "absent.jpg does not exist"),
         (("validate", "absent.json", "--images", ".", "--out", "o"), "absent.json does not exist"),
-        (("convert", "absent", "o"), "absent/config.json does not exist"),
+        (("convert", "absent", "o"), "absent is not a checkpoint directory"),
         (("warm-start", "--base", "absent", "--out", "o"), "absent has no config.json"),
     ],
 )

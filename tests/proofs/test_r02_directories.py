@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
-import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from reference_checkpoint import write_reference
 
 from vhm.errors import CheckpointError
@@ -18,85 +18,84 @@ from vhm.io import read_json
 from vhm.lineage import verify
 from vhm.model.convert import convert
 
-# Runs a conversion and ends itself by SIGKILL before the N-th file-system call below its folder; N too large: it ends.
-KILLED = """
-import os, signal, sys
+# For each N, a child of this process converts into a copy of the old directory and ends itself by SIGKILL before
+# its N-th file-system call; prints what a reader finds then. The first run, whole, counts the calls.
+KILLER = """
+import json, os, shutil, signal, sys
 from pathlib import Path
-source, out, at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+old, source, out, kills = (Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
 import vhm.model.convert as conversion
 import vhm.model.weights as weights
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
-seen = 0
+from vhm.lineage import verify
+seen, at, watching = 0, 10**9, False
 def note():
     global seen
     seen += 1
     if seen == at:
         os.kill(os.getpid(), signal.SIGKILL)
+WATCHED = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate", "ctypes.call_function"}
 def watch(event, arguments):
-    if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree", "os.truncate", "ctypes.call_function"):
-        if any(str(out.parent) in str(a) for a in arguments) or event == "ctypes.call_function":
-            note()
-put = weights.ShardWriter._put
-def counted(self, piece):
+    if watching and event in WATCHED and (event[0] == "c" or any(str(out.parent) in str(a) for a in arguments)):
+        note()
+def counted(self, stored):
     note()
-    self._file.write(bytes(piece[: len(piece) // 2]))
+    with stored.file.open("rb") as file:
+        os.copy_file_range(file.fileno(), self._file.fileno(), stored.bytes // 2, stored.offset)
     note()
-    self._file.seek(-(len(piece) // 2), 1)
-    put(self, piece)
-weights.ShardWriter._put = counted
+    self._file.seek(-(stored.bytes // 2), 1)
+    return copy(self, stored)
+copy, weights.ShardWriter._copy = weights.ShardWriter._copy, counted
 sys.addaudithook(watch)
-conversion.convert(source, out)
-print(seen)
+def run(place):
+    global at, watching, seen
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(old, out)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        at, watching = place, True
+        conversion.convert(source, out)
+        os.write(writer, str(seen).encode())
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    os.close(writer)
+    assert os.WIFSIGNALED(status) == (place < 10**9), (place, status)
+    calls = os.read(reader, 20)
+    os.close(reader)
+    assert verify(out)
+    found = json.loads((out / "lineage.json").read_text())["files"]["model.safetensors"]["sha256"]
+    return found, int(calls or 0)
+last, calls = run(10**9)
+places = sorted({1 + calls * i // kills for i in range(min(kills, calls))} | {calls - i for i in range(4)})
+print(json.dumps({"calls": calls, "whole": last, "found": [run(place)[0] for place in places]}))
 """
 
 
-def convert_killed_at(source: Path, out: Path, call: int) -> int:
-    """The number of calls of a whole run; 0 when it was killed."""
-    command = [sys.executable, "-c", KILLED, str(source), str(out), str(call)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
-    if done.returncode == -signal.SIGKILL:
-        return 0
-    assert done.returncode == 0, done.stderr[-2000:]
-    return int(done.stdout.splitlines()[-1])
-
-
-def which(out: Path, old: str, new: str) -> str:
-    """`old` or `new`: what a reader finds; CheckpointError when it is neither, whole."""
-    assert verify(out)
-    found = read_json(out / "lineage.json")["files"]["model.safetensors"]["sha256"]
-    assert found in (old, new)
-    return found
-
-
 def test_a_reader_sees_the_old_or_the_new_directory(llama_pieces, tmp_path: Path, proof) -> None:
-    small = [*llama_pieces[:400]]
+    small = llama_pieces[:400]
     sources = [write_reference(tmp_path / name, small) for name in ("a", "b")]
     path = sources[1] / "pytorch_model-00002-of-00002.bin"
-    import torch
-
     torch.save({k: v + 1 for k, v in torch.load(path, weights_only=True).items()}, path)
     hashes = []
     for source in sources:
         convert(source, tmp_path / "ready" / source.name)
-        hashes.append(
-            read_json(tmp_path / "ready" / source.name / "lineage.json")["files"]["model.safetensors"]["sha256"]
-        )
+        listed = read_json(tmp_path / "ready" / source.name / "lineage.json")["files"]
+        hashes.append(listed["model.safetensors"]["sha256"])
     out = tmp_path / "work" / "model"
-    shutil.copytree(tmp_path / "ready" / "a", out)
-    calls = convert_killed_at(sources[1], out, 10**9)
-    assert which(out, *hashes) == hashes[1]
-    number = proof.size(8, calls)
-    places = sorted({1 + calls * i // number for i in range(number)} | {calls - i for i in range(4)})
-    seen = set()
-    for place in places:
-        shutil.rmtree(out)
-        shutil.copytree(tmp_path / "ready" / "a", out)
-        assert convert_killed_at(sources[1], out, place) == 0
-        seen.add(which(out, *hashes))
-    assert seen == set(hashes), "kills before and after the exchange were tried"
+    kills = proof.size(25, 100_000)
+    command = [sys.executable, "-c", KILLER, str(tmp_path / "ready" / "a"), str(sources[1]), str(out), str(kills)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["whole"] == hashes[1]
+    assert set(result["found"]) == set(hashes), "kills before and after the exchange were tried"
     convert(sources[1], out)
     assert [path.name for path in out.parent.iterdir()] == ["model"], "what killed runs left is swept"
-    proof.record("R2", f"{len(places)} kills of {calls} file-system calls of a conversion: old or new, never a mix")
+    proof.record(
+        "R2",
+        f"{len(result['found'])} kills at {result['calls']} file-system calls of a conversion: old or new, never a mix",
+    )
 
 
 def test_every_flip_and_cut_is_refused_by_name(reference: Path, tmp_path: Path, proof) -> None:

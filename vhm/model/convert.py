@@ -15,23 +15,25 @@ at a time. A converted directory keeps the reference's small files in `reference
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from vhm.errors import CheckpointError, InputError, first_line
-from vhm.io import read_json, whole_directory, write_json
-from vhm.lineage import content_hash, verify
+from vhm.io import read_json, sha256_file, whole_directory, write_json
+from vhm.lineage import LINEAGE, verify
 from vhm.model.build import build_processor, generation_config, image_tokens
 from vhm.model.card import finish_model
-from vhm.model.weights import ShardWriter, Stored, has_nan, list_tensors, read_stored, weight_files
+from vhm.model.weights import ShardWriter, Stored, list_tensors, read_stored, weight_files
 from vhm.progress import track
 
 if TYPE_CHECKING:
@@ -455,30 +457,41 @@ def _write(
     free = shutil.disk_usage(folder).free
     if total > free:
         raise InputError(f"the result has {total / 1e9:.1f} GB, {folder.parent} has {free / 1e9:.1f} GB free")
-    with ThreadPoolExecutor(1) as thread:
-        # What came in is hashed while it is in memory anyway.
-        hashed = {path: thread.submit(content_hash, path) for path in inputs.values()}
-        moved: list[Moved] = []
-        hashes: dict[Path, str] = {}
-        for place, steps in parts:
-            writer = ShardWriter(place, [step.planned for step in steps])
-            for step, tensor in track(_tensors(steps), "converting", len(steps)):
-                note = step.note
-                if has_nan(tensor):
-                    if not allow_nan:
-                        where = f"{step.planned.file}: tensor {step.stored.name if step.stored else ''}"
-                        raise CheckpointError(f"{where} holds NaN or infinite values: --allow-nan goes on all the same")
-                    note = f"{note}; holds NaN or infinite values".removeprefix("; ")
-                writer.write(step.planned.name, tensor)
-                source = step.stored.name if step.stored else None
-                moved.append(Moved(source, step.planned.name, list(tensor.shape), step.planned.dtype, note))
-            writer.close()
-            hashes |= {place / name: digest for name, digest in writer.hashes.items()}
-        moved += left_out
-        write_json(folder / REPORT, {"source": inputs["source"].name, "tensors": [asdict(m) for m in moved]})
-        hashes |= {path: future.result() for path, future in hashed.items()}
-        finish_model(folder, "model/convert", inputs, names=names, hashes=hashes)
+    moved: list[Moved] = []
+    hashes: dict[Path, str] = {}
+    for place, steps in parts:
+        writer = ShardWriter(place, [step.planned for step in steps])
+        for step, tensor in track(_tensors(steps), "converting", len(steps)):
+            note = step.note
+            same = step.stored if step.stored and step.stored.bytes == step.planned.bytes else None
+            if not writer.write(step.planned.name, tensor, same):
+                if not allow_nan:
+                    where = f"{step.planned.file}: tensor {step.stored.name if step.stored else ''}"
+                    raise CheckpointError(f"{where} holds NaN or infinite values: --allow-nan goes on all the same")
+                note = f"{note}; holds NaN or infinite values".removeprefix("; ")
+            source = step.stored.name if step.stored else None
+            moved.append(Moved(source, step.planned.name, list(tensor.shape), step.planned.dtype, note))
+        writer.close()
+        hashes |= {place / name: digest for name, digest in writer.hashes.items()}
+    moved += left_out
+    report = {"source": inputs["source"].name, "tensors": [asdict(m) for m in moved]}
+    write_json(folder / REPORT, report)
+    if not (inputs["source"] / LINEAGE).is_file():
+        hashes[inputs["source"]] = _hash_of_read(inputs["source"], report, list(hashes.values()))
+    finish_model(folder, "model/convert", inputs, names=names, hashes=hashes)
     return moved
+
+
+def _hash_of_read(source: Path, report: dict[str, Any], written: list[str]) -> str:
+    """One hash over what was read: the small files by themselves, the tensors through what was written.
+
+    A conversion loses nothing of a tensor, so the hashes of its result, with the list of what became what,
+    stand for the source's bytes, which need not be hashed once more.
+    """
+    tensors = set(weight_files(source))
+    small = [sha256_file(path) for path in sorted(source.rglob("*")) if path.is_file() and path not in tensors]
+    content = orjson.dumps([small, report["tensors"], written], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _tensors(steps: list[_Step]) -> Iterator[tuple[_Step, torch.Tensor]]:

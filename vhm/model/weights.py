@@ -1,15 +1,17 @@
 """Weight files: what is in them without loading it, tensors one after another in little memory, shards out.
 
 Read are `.safetensors` and PyTorch's `.bin`, the latter with `weights_only`: a pickle that would run code
-is refused. Files are memory-mapped; a mapping is given up again after `_GROUP` bytes, so that a checkpoint
-of any size passes through a process of a few gigabytes.
+is refused. Of both it is found out where in the file a tensor's bytes lie; they are mapped, and pages that
+were read are given back, so that a checkpoint of any size passes through a process of a few gigabytes.
 Written is safetensors (https://github.com/huggingface/safetensors, format): a header, then the tensors' bytes.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 _GROUP = 2**30
 _SHARD = 4 * 2**30
-_PIECE = 16 * 2**20
+_PIECE = 2**20
 _DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3",
     "float8_e5m2": "F8_E5M2", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
@@ -34,13 +36,17 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file: `dtype` is PyTorch's name of it."""
+    """A tensor in a file: `dtype` is PyTorch's name of it, `offset` where its bytes begin.
+
+    `offset` is None where they do not lie there as they are: not contiguous, or a file from before PyTorch 1.6.
+    """
 
     name: str
     file: Path
     shape: tuple[int, ...]
     dtype: str
     bytes: int
+    offset: int | None = None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -68,27 +74,43 @@ def list_tensors(files: Iterable[Path]) -> dict[str, Stored]:
     """Every tensor of the files by name. CheckpointError for a damaged file and for a name that comes twice."""
     listed: dict[str, Stored] = {}
     for file in files:
-        for name, tensor in _open(file).items():
-            if name in listed:
-                raise CheckpointError(f"tensor {name} is in {listed[name].file} and in {file}")
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            listed[name] = Stored(name, file, tuple(tensor.shape), dtype, tensor.numel() * tensor.element_size())
+        for stored in _list_file(file):
+            if stored.name in listed:
+                raise CheckpointError(f"tensor {stored.name} is in {listed[stored.name].file} and in {file}")
+            listed[stored.name] = stored
     return listed
 
 
 def read_stored(wanted: Iterable[Stored]) -> Iterator[tuple[Stored, torch.Tensor]]:
-    """The tensors, file by file, as views of mapped memory: use each before the next is taken."""
+    """The tensors, file by file, as views of mapped memory."""
     by_file: dict[Path, list[Stored]] = {}
     for stored in wanted:
         by_file.setdefault(stored.file, []).append(stored)
     for file, members in by_file.items():
-        opened, passed = _open(file), 0
+        whole: dict[str, torch.Tensor] | None = None
+        with file.open("rb") as opened:
+            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # unmapped with its last view
+        passed = 0
         for stored in members:
-            if passed >= _GROUP:  # give the pages that were read back to the system
-                opened, passed = {}, 0
-                opened = _open(file)
+            if stored.offset is None:
+                whole = whole or _load_pickle(file)
+                yield stored, whole.pop(stored.name).detach()
+                continue
+            yield stored, _view(mapped, stored, stored.offset)
             passed += stored.bytes
-            yield stored, opened.pop(stored.name)
+            if passed >= _GROUP:  # give back the pages that were read: who needs one again finds it in the file
+                mapped.madvise(mmap.MADV_DONTNEED)
+                passed = 0
+
+
+def _view(mapped: mmap.mmap, stored: Stored, offset: int) -> torch.Tensor:
+    import torch
+
+    dtype = getattr(torch, stored.dtype)
+    if stored.bytes == 0:
+        return torch.empty(stored.shape, dtype=dtype)
+    raw = torch.frombuffer(mapped, dtype=torch.uint8, count=stored.bytes, offset=offset)
+    return raw.view(dtype).view(stored.shape)
 
 
 def has_nan(tensor: torch.Tensor) -> bool:
@@ -111,12 +133,17 @@ class ShardWriter:
         self._folder = folder
         self._shards = _plan_shards(planned)
         self._threads = ThreadPoolExecutor(1)
+        self._written: list[Any] = []
         self._coming = iter([(place, s) for place, (_, members) in enumerate(self._shards) for s in members])
         self._open_at = -1
         self._file: Any = None
         self._digest: Any = None
 
-    def write(self, name: str, tensor: torch.Tensor) -> None:
+    def write(self, name: str, tensor: torch.Tensor, stored: Stored | None = None) -> bool:
+        """Write the next tensor; whether all its numbers are finite.
+
+        With `stored`, which the tensor was read from and is equal to, the kernel copies from file to file.
+        """
         import torch
 
         place, planned = next(self._coming)
@@ -125,14 +152,23 @@ class ShardWriter:
         if place != self._open_at:
             self._finish()
             self._begin(place)
-        if tensor.numel():
-            content = memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-            for start in range(0, len(content), _PIECE):
-                self._put(content[start : start + _PIECE])
+        content = memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else b""  # type: ignore[arg-type]
+        checked = self._threads.submit(self._check, tensor, content)
+        if stored is None or stored.offset is None or not self._copy(stored):
+            self._put(content)
+        return checked.result()
+
+    def _check(self, tensor: torch.Tensor, content: Any) -> bool:
+        """Hash the tensor and look for NaN, in a thread beside the one that writes: both let go of the interpreter."""
+        self._digest.update(content)
+        return not has_nan(tensor)
 
     def close(self) -> None:
         self._finish()
         self._threads.shutdown()
+        for file in self._written:
+            os.fsync(file.fileno())
+            file.close()
         if next(self._coming, None) is not None:
             raise ValueError("not every planned tensor was written")
         if len(self._shards) > 1:
@@ -158,19 +194,39 @@ class ShardWriter:
         text += b" " * (-len(text) % 8)
         self._open_at, self._digest = place, hashlib.sha256()
         self._file = (self._folder / name).open("wb", buffering=0)
-        self._put(memoryview(len(text).to_bytes(8, "little") + text))
+        start = len(text).to_bytes(8, "little") + text
+        self._digest.update(start)
+        self._put(start)
 
-    def _put(self, piece: memoryview) -> None:
-        """Hash and write at the same time: both let go of the interpreter."""
-        hashed = self._threads.submit(self._digest.update, piece)
-        while piece:
-            piece = piece[self._file.write(piece) :]
-        hashed.result()
+    def _put(self, content: Any) -> None:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[self._file.write(rest[:_PIECE]) :]
+
+    def _copy(self, stored: Stored) -> bool:
+        """Let the kernel copy from file to file; False where it cannot, with nothing copied."""
+        left, place = stored.bytes, stored.offset or 0
+        with stored.file.open("rb") as source:
+            while left:
+                try:
+                    done = os.copy_file_range(source.fileno(), self._file.fileno(), left, place)
+                except OSError as error:
+                    if left == stored.bytes and error.errno in (
+                        errno.EXDEV,
+                        errno.ENOSYS,
+                        errno.EINVAL,
+                        errno.EOPNOTSUPP,
+                    ):
+                        return False
+                    raise
+                if done == 0:
+                    raise CheckpointError(f"{stored.file} became shorter while it was read")
+                left, place = left - done, place + done
+        return True
 
     def _finish(self) -> None:
         if self._file is not None:
-            os.fsync(self._file.fileno())
-            self._file.close()
+            self._written.append(self._file)
             self.hashes[self._shards[self._open_at][0]] = self._digest.hexdigest()
             self._file = None
 
@@ -189,33 +245,54 @@ def _plan_shards(planned: list[Stored]) -> list[tuple[str, list[Stored]]]:
     return [(f"model-{i:05d}-of-{len(shards):05d}.safetensors", members) for i, members in enumerate(shards, start=1)]
 
 
-def _open(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file, mapped and not read; CheckpointError when it is damaged or holds more than tensors."""
+def _list_file(path: Path) -> list[Stored]:
+    """What a file holds, without its data; CheckpointError when it is damaged or holds more than tensors."""
     from safetensors import SafetensorError, safe_open
 
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        loaded = _load_pickle(path)
+            with safe_open(path, "pt"):  # its checks of the header are thorough
+                return _read_header(path)
+        loaded = _load_pickle(path, "meta")
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except (SafetensorError, OSError, RuntimeError, EOFError) as error:
         raise CheckpointError(f"{path} is damaged or not a weights file: {first_line(error)}") from None
     except Exception as error:  # torch raises pickle's own errors, among others
         raise CheckpointError(f"{path} is refused: it holds more than tensors ({type(error).__name__})") from None
-    return _only_tensors(path, loaded)
+    return [_stored(path, name, tensor) for name, tensor in _only_tensors(path, loaded).items()]
 
 
-def _load_pickle(path: Path) -> Any:
+def _read_header(path: Path) -> list[Stored]:
+    names = {code: name for name, code in _DTYPES.items()}
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    listed = []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in names:
+            raise CheckpointError(f"{path}: tensor {name} is of a kind that no weights are ({entry['dtype']})")
+        start, end = entry["data_offsets"]
+        listed.append(Stored(name, path, tuple(entry["shape"]), names[entry["dtype"]], end - start, 8 + length + start))
+    return sorted(listed, key=lambda stored: stored.offset or 0)
+
+
+def _stored(path: Path, name: str, tensor: torch.Tensor) -> Stored:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    count = tensor.numel() * tensor.element_size()
+    start = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    offset = None if start is None else start + tensor.storage_offset() * tensor.element_size()
+    if offset is not None and (not tensor.is_contiguous() or offset + count > path.stat().st_size):
+        offset = None
+    return Stored(name, path, tuple(tensor.shape), dtype, count, offset)
+
+
+def _load_pickle(path: Path, place: str = "cpu") -> Any:
     import torch
 
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError as error:
-        if "mmap can only be used" not in str(error):
-            raise
-    return torch.load(path, map_location="cpu", weights_only=True)  # written before PyTorch 1.6: no zip file
+    return torch.load(path, map_location=place, weights_only=True)
 
 
 def _only_tensors(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
@@ -228,6 +305,4 @@ def _only_tensors(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
             raise CheckpointError(f"{path} is not a dictionary of tensors: {name!r} is a {type(value).__name__}")
         if value.is_sparse or value.is_quantized or str(value.dtype).removeprefix("torch.") not in _DTYPES:
             raise CheckpointError(f"{path}: tensor {name} is of a kind that no weights are ({value.dtype})")
-        if value.device.type != "cpu":
-            raise CheckpointError(f"{path}: tensor {name} has no data ({value.device})")
     return dict(loaded)
