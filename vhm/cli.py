@@ -57,6 +57,9 @@ def validate(
     max_rejected: Annotated[float, typer.Option(min=0, max=1, help="Share that may be rejected.")] = 0.01,
     skip_images: Annotated[bool, typer.Option("--skip-images", help="Check the records alone.")] = False,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Check the I-th of N parts, from 0.")] = "0/1",
+    merge: Annotated[
+        Optional[list[Path]], typer.Option(help="Join the results of all shards, checking nothing.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Check a list: manifest of what is accepted, a reason for everything else."""
@@ -75,6 +78,7 @@ def validate(
         max_rejected,
         skip_images=skip_images,
         shard=_shard(shard),
+        merge=merge or (),
     )
     words = ", ".join(f"{count} {reason}" for reason, count in result.reasons.items())
     _say(

@@ -57,22 +57,52 @@ def open_index(manifest: str | Path) -> Index:
     return Index(table)
 
 
+class IndexWriter:
+    """Writes what `open_index` maps beside a manifest that is being written: tables with its columns, in order."""
+
+    def __init__(self, manifest: Path) -> None:
+        self._path = _arrow_path(manifest)
+        self._beside = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
+
+    def __enter__(self) -> IndexWriter:
+        import pyarrow as pa
+
+        self._schema = pa.schema([("record", pa.large_binary()), ("text_length", pa.int32())])
+        self._sink = pa.OSFile(str(self._beside), "wb")
+        self._writer = pa.ipc.new_file(self._sink, self._schema)
+        return self
+
+    def write(self, rows: Any) -> None:
+        """Append the rows of a table or a record batch."""
+        self._writer.write(rows.select(self._schema.names).cast(self._schema))
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._writer.close()
+        self._sink.close()
+        if kind is None:
+            os.replace(self._beside, self._path)
+            os.utime(self._path)  # not older than the manifest
+        else:
+            self._beside.unlink(missing_ok=True)
+
+
+def _arrow_path(manifest: Path) -> Path:
+    return manifest.with_suffix(".arrow")
+
+
 def _arrow_file(manifest: Path) -> Path:
     """The manifest's rows as Arrow IPC, made when it is absent or older than the manifest."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    path = manifest.with_suffix(".arrow")
+    path = _arrow_path(manifest)
     if path.exists() and path.stat().st_mtime_ns >= manifest.stat().st_mtime_ns:
         return path
     try:
         source = parquet.ParquetFile(manifest)
-        schema = pa.schema([("record", pa.large_binary()), ("text_length", pa.int32())])
-        beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch in source.iter_batches(columns=schema.names):
-                writer.write_batch(batch.cast(schema))
-        os.replace(beside, path)
+        with IndexWriter(manifest) as index:
+            for batch in source.iter_batches(columns=["record", "text_length"]):
+                index.write(batch)
     except (pa.ArrowException, ValueError) as error:
         raise InputError(f"{manifest} is not a manifest of `vhm validate`: {str(error).splitlines()[0]}") from None
     return path

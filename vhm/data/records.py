@@ -13,8 +13,8 @@ An evaluation file is a JSON array of
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any, TypedDict
 
 from vhm.errors import RecordError
@@ -22,6 +22,8 @@ from vhm.errors import RecordError
 IMAGE_MARKER = "<image>"
 
 REASONS: dict[str, str] = {
+    "bad_json": "the record is not JSON, or nested too deeply",
+    "duplicate_key": "a key of the record is there twice",
     "not_object": "the record is not a JSON object",
     "missing_field": "a field that every record needs is absent",
     "wrong_type": "a field has the wrong type",
@@ -81,10 +83,9 @@ def image_name(record: Mapping[str, Any]) -> str | None:
     for part in (folder, name):
         if not isinstance(part, str):
             raise RecordError("wrong_type", f"image path part {part!r} is not a string")
-        pure = PurePosixPath(part)
-        if pure.is_absolute() or ".." in pure.parts or "://" in part or "\\" in part or "\0" in part:
+        if part.startswith("/") or ".." in part.split("/") or "://" in part or "\\" in part or "\0" in part:
             raise RecordError("bad_path", f"{part!r} is not a plain path below the image root")
-    return str(PurePosixPath(folder) / name)
+    return posixpath.normpath(posixpath.join(folder, name))
 
 
 def check_turns(record: object) -> list[tuple[str, str]]:

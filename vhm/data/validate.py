@@ -4,66 +4,56 @@ DIR/manifest.parquet   accepted records, in the list's order
 DIR/rejected.jsonl     {"index", "id", "reason", "detail"} for each other record
 DIR/validation.json    counts, reasons, what Great Expectations says
 DIR/data_docs/         the same to look at
+DIR/parts/             what processes have checked so far: an interrupted validation goes on from it, and
+                       shards (`--shard i/n`) keep it for `--merge`
+
+The list is cut into pieces of `_PIECE` records that processes check side by side; what must see every
+record (duplicates, the whole's shares) is done in the list's order when all pieces are there. So a merge
+of shards writes the same bytes as a single run.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import logging
-import re
+import mmap
+import multiprocessing
+import os
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
+from vhm.data.check import Checker, Kind, Rejected, Row
 from vhm.data.contamination import Fingerprint, LeakFinder, fingerprint
-from vhm.data.images import Limits, load_image
-from vhm.data.index import open_index
-from vhm.data.records import IMAGE_MARKER, Record, check_turns, image_name
-from vhm.data.roots import ImageRoot, open_root
+from vhm.data.images import Limits
+from vhm.data.index import IndexWriter
+from vhm.data.records import image_name
+from vhm.data.roots import open_root
+from vhm.data.stream import RecordList, open_list, parse_record
 from vhm.errors import CheckFailed, ImageError, InputError, RecordError
-from vhm.io import jsonl, read_json, sha256_file, write_bytes, write_json
+from vhm.io import jsonl, sha256_file, write_bytes, write_json
+from vhm.lineage import code_hash
 from vhm.progress import track
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["pretrain", "sft", "eval"]
-SPECIAL_TOKENS = ("<s>", "</s>", "<unk>", "<pad>", "<|im_start|>", "<|im_end|>", "<|endoftext|>")
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_REFUSAL = re.compile(r"\b(as an ai|i'?m sorry|i cannot|i can'?t|unable to (see|view|process))\b", re.IGNORECASE)
-_OPTION = re.compile(r"(?:^|\W)[A-E][.):]\s")
-_BOX = re.compile(r"\[\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){3}\s*\]")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One accepted record as the manifest's columns."""
-
-    index: int
-    id: str
-    source: str
-    image: str | None
-    image_sha256: str | None
-    width: int | None
-    height: int | None
-    turns: int
-    text_length: int
-    answer_length: int
-    refusal: bool
-    record: bytes
-
-
-@dataclass(frozen=True)
-class Rejected:
-    index: int
-    id: str | None
-    reason: str
-    detail: str
+PARTS = "parts"
+_PIECE = 10_000
+_ALONE = 2_000  # records that are not worth starting processes for
+_ROW_GROUP = 16_384
 
 
 @dataclass
@@ -72,13 +62,13 @@ class Validation:
 
     kind: Kind
     source: str
-    total: int
-    accepted: int
-    rejected: int
-    reasons: dict[str, int]
-    sources: dict[str, int]
-    refusal_share: float
-    max_rejected: float
+    total: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    sources: dict[str, int] = field(default_factory=dict)
+    refusal_share: float = 0.0
+    max_rejected: float = 0.01
     manifest_sha256: str = ""
     expectations: dict[str, Any] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -103,40 +93,28 @@ def validate(
     limits: Limits | None = None,
     skip_images: bool = False,
     shard: tuple[int, int] = (0, 1),
+    merge: Sequence[Path] = (),
 ) -> Validation:
     """Check a list (or, for "eval", a directory of evaluation files) and write the manifest to `out`.
 
-    `shard` (i, n) takes the i-th of n equal parts. Raises InputError when the list cannot be read; what
-    is wrong with single records is never raised, but counted in the result.
+    `shard` (i, n) takes the i-th of n equal parts; `merge` are directories of all shards, whose results are
+    joined without checking anything again. Raises InputError when the list cannot be read; what is wrong
+    with single records is never raised, but counted in the result.
     """
-    records = list(_records(source, kind))
-    first, last = len(records) * shard[0] // shard[1], len(records) * (shard[0] + 1) // shard[1]
-    leaks = LeakFinder(_fingerprints(against, against_images or images)) if against else None
-    root = None if skip_images else open_root(images)
-    checker = _Checker(root, kind, limits or Limits(), max_text, leaks)
-    with ThreadPoolExecutor(2) as pool:
-        checked = pool.map(checker.check, range(first, last), (record for record in records[first:last]))
-        results = list(checker.duplicates(track(checked, f"validating {source.name}", last - first)))
-    rows = [result for result in results if isinstance(result, Row)]
-    rejected = [result for result in results if isinstance(result, Rejected)]
-    out.mkdir(parents=True, exist_ok=True)
-    _write_manifest(rows, out / "manifest.parquet")
-    open_index(out / "manifest.parquet")  # what training maps is made now: later `out` may be read-only
-    write_bytes(out / "rejected.jsonl", jsonl([asdict(row) for row in rejected]))
-    result = Validation(
-        kind,
-        str(source),
-        len(results),
-        len(rows),
-        len(rejected),
-        dict(Counter(row.reason for row in rejected).most_common()),
-        dict(Counter(row.source for row in rows).most_common()),
-        sum(row.refusal for row in rows) / max(len(rows), 1),
-        max_rejected,
-        sha256_file(out / "manifest.parquet"),
-    )
-    _judge(result, rows, out)
+    lists = open_lists(source, kind)
+    settings = _Settings(images, kind, limits or Limits(), max_text, skip_images)
+    key = _key(lists, settings, [*against, *([against_images] if against_images else [])])
+    total = sum(map(len, lists))
+    if merge:
+        pieces = _pieces_of(merge, key, total)
+    else:
+        first, last = total * shard[0] // shard[1], total * (shard[0] + 1) // shard[1]
+        prints = list(_fingerprints(against, against_images or images)) if against else None
+        pieces = _check_all(lists, (first, last), settings, prints, _parts_folder(out, key), source.name)
+    result = _join(pieces, Validation(kind, str(source), max_rejected=max_rejected), out)
     write_json(out / "validation.json", result.to_dict())
+    if shard == (0, 1):
+        shutil.rmtree(out / PARTS, ignore_errors=True)
     return result
 
 
@@ -146,9 +124,9 @@ def require_passed(result: Validation, out: Path) -> None:
         raise CheckFailed(f"{result.source}: {result.failures[0]}; see {out / 'rejected.jsonl'}")
 
 
-def _judge(result: Validation, rows: list[Row], out: Path) -> None:
+def _judge(result: Validation, rows: pa.Table, out: Path) -> None:
     share = result.rejected / max(result.total, 1)
-    if not rows:
+    if not len(rows):
         result.failures.append(f"no record of {result.total} was accepted")
         return
     if share > result.max_rejected:
@@ -167,20 +145,16 @@ def _judge(result: Validation, rows: list[Row], out: Path) -> None:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _records(source: Path, kind: Kind) -> Iterator[Any]:
-    """All records of a list file; for "eval" also of every evaluation file in a directory."""
-    files = [source]
-    if source.is_dir():
-        if kind != "eval":
-            raise InputError(f"{source} is a directory: give a list file, or --kind eval")
-        files = sorted(source.glob("*.json"))
-        if not files:
-            raise InputError(f"{source} has no evaluation file (*.json)")
-    for file in files:
-        values = read_json(file)
-        if not isinstance(values, list):
-            raise InputError(f"{file} is not a JSON array of records")
-        yield from values
+def open_lists(source: Path, kind: Kind) -> list[RecordList]:
+    """The list file; for "eval" also every evaluation file of a directory."""
+    if not source.is_dir():
+        return [open_list(source)]
+    if kind != "eval":
+        raise InputError(f"{source} is a directory: give a list file, or --kind eval")
+    files = sorted(source.glob("*.json"))
+    if not files:
+        raise InputError(f"{source} has no evaluation file (*.json)")
+    return [open_list(file) for file in files]
 
 
 def _fingerprints(lists: Sequence[Path], images: Path) -> Iterator[tuple[str, Fingerprint]]:
@@ -189,7 +163,7 @@ def _fingerprints(lists: Sequence[Path], images: Path) -> Iterator[tuple[str, Fi
     for source in lists:
         folder = source if source.is_dir() else images
         root = open_root(folder)
-        for record in _records(source, "eval"):
+        for record in _records(open_lists(source, "eval")):
             try:
                 name = image_name(record) if isinstance(record, dict) else None
                 if name is None or (folder, name) in seen:
@@ -200,142 +174,111 @@ def _fingerprints(lists: Sequence[Path], images: Path) -> Iterator[tuple[str, Fi
                 log.warning("%s: %s", source, error)
 
 
-# --- checks of one record ------------------------------------------------------------------------
-
-
-class _Checker:
-    def __init__(
-        self, root: ImageRoot | None, kind: Kind, limits: Limits, max_text: int, leaks: LeakFinder | None
-    ) -> None:
-        self._root = root
-        self._kind = kind
-        self._limits = limits
-        self._max_text = max_text
-        self._leaks = leaks
-
-    def check(self, index: int, record: Any) -> Row | Rejected:
-        """The record as a row, or why not. Never raises."""
-        name = record.get("id") if isinstance(record, dict) else None
-        try:
-            return self._check(index, record)
-        except (RecordError, ImageError) as error:
-            return Rejected(index, None if name is None else str(name), error.reason, error.detail)
-
-    def duplicates(self, results: Iterator[Row | Rejected]) -> Iterator[Row | Rejected]:
-        """The results in order, later records with an id or a content seen before rejected."""
-        ids: set[str] = set()
-        contents: dict[bytes, int] = {}
-        for result in results:
-            if isinstance(result, Row):
-                named = orjson.loads(result.record).get("id") is not None
-                content = hashlib.sha256(
-                    orjson.dumps([result.image_sha256 or result.image, orjson.loads(result.record)["conversations"]])
-                ).digest()
-                if named and result.id in ids:
-                    result = Rejected(result.index, result.id, "duplicate_id", "an earlier record has this id")
-                elif content in contents:
-                    detail = f"same image and text as record {contents[content]}"
-                    result = Rejected(result.index, result.id, "duplicate", detail)
-                else:
-                    ids.add(result.id)
-                    contents[content] = result.index
-            yield result
-
-    def _check(self, index: int, record: Any) -> Row:
-        turns = check_turns(record)
-        for key in ("image", "source_dataset", "image_path"):
-            if record.get(key) is not None and not isinstance(record[key], str):
-                raise RecordError("wrong_type", f"{key!r} is not a string")
-        if self._kind in ("pretrain", "eval") and record.get("image") is None:
-            raise RecordError("missing_field", "'image' is absent")
-        self._check_text(turns, record)
-        digest, size = self._check_image(record)
-        answers = [text for speaker, text in turns if speaker == "gpt"]
-        return Row(
-            index,
-            str(record.get("id", index)),
-            str(record.get("source_dataset") or record.get("image_path") or ""),
-            record.get("image"),
-            digest,
-            size and size[0],
-            size and size[1],
-            len(turns),
-            sum(len(text) for _, text in turns),
-            sum(map(len, answers)),
-            any(_REFUSAL.search(text) for text in answers),
-            orjson.dumps(_clean(record)),
-        )
-
-    def _check_text(self, turns: list[tuple[str, str]], record: Record) -> None:
-        if self._kind == "pretrain" and len(turns) != 2:
-            raise RecordError("turn_count", f"a caption record has {len(turns)} turns instead of 2")
-        marked = 0
-        for number, (speaker, text) in enumerate(turns):
+def _records(lists: Iterable[RecordList]) -> Iterator[Any]:
+    for records in lists:
+        content = records.path.read_bytes()
+        for start, end in zip(records.starts.tolist(), records.ends.tolist(), strict=True):
             try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise RecordError("bad_unicode", f"turn {number} holds a lone surrogate") from None
-            if speaker == "gpt" and not text.strip():
-                raise RecordError("empty_answer", f"turn {number} is empty")
-            if _CONTROL.search(text):
-                raise RecordError("control_character", f"turn {number} holds a control character")
-            special = next((token for token in SPECIAL_TOKENS if token in text), None)
-            if special or (speaker == "gpt" and IMAGE_MARKER in text):
-                raise RecordError("special_token", f"turn {number} holds {special or IMAGE_MARKER!r}")
-            if IMAGE_MARKER in text:
-                marked += 1
-            _check_numbers(text, number)
-        images = int(record.get("image") is not None)
-        if marked != images and not (self._kind == "eval" and marked == 0):
-            raise RecordError("image_count", f"{marked} turns with an image marker, {images} images")
-        length = sum(len(text) for _, text in turns)
-        if length > self._max_text:
-            raise RecordError("too_long", f"{length} characters of text, the limit is {self._max_text}")
-        if self._kind == "pretrain" and _REFUSAL.search(turns[1][1]):
-            raise RecordError("refusal", "the caption is a refusal")
-        if "answer with the letter" in turns[0][1].lower() and len(_OPTION.findall(turns[0][1])) < 2:
-            raise RecordError("no_options", "the question asks for a letter and lists no options")
-
-    def _check_image(self, record: Record) -> tuple[str | None, tuple[int, int] | None]:
-        name = image_name(record)
-        if name is None or self._root is None:
-            return None, None
-        content = self._root.read(name)
-        try:
-            image = load_image(content, self._limits)
-        except ImageError as error:
-            raise ImageError(error.reason, f"{name}: {error.detail}") from None
-        size = record.get("size")
-        if size is not None and list(size) != list(image.size):
-            raise RecordError("image_size", f"the file is {image.width}×{image.height}, the record says {size}")
-        if self._leaks is not None:
-            found = self._leaks.find(fingerprint(content, image))
-            if found is not None:
-                raise RecordError("leak", f"the image is evaluation image {found}")
-        return hashlib.sha256(content).hexdigest(), image.size
+                yield parse_record(content[start:end])
+            except RecordError as error:
+                log.warning("%s: %s", records.path, error)
 
 
-def _check_numbers(text: str, turn: int) -> None:
-    """Boxes are written in thousandths: four numbers in [0, 1000), in order."""
-    for found in _BOX.findall(text):
-        x0, y0, x1, y1 = (float(v) for v in found.strip("[]").split(","))
-        if not (min(x0, y0) >= 0 and max(x1, y1) < 1000 and x0 <= x1 and y0 <= y1):
-            raise RecordError("bad_number", f"turn {turn} holds the box {found}: expected thousandths in [0, 1000)")
+# --- checking, piece by piece --------------------------------------------------------------------
 
 
-def _clean(record: dict[str, Any]) -> dict[str, Any]:
-    """The record as it will be trained on: a leading gpt turn dropped."""
-    turns = record["conversations"]
-    return record | {"conversations": turns[1:]} if turns[0]["from"] == "gpt" else record
+@dataclass(frozen=True)
+class _Settings:
+    images: Path
+    kind: Kind
+    limits: Limits
+    max_text: int
+    skip_images: bool
 
 
-def _write_manifest(rows: list[Row], path: Path) -> None:
-    import io
+@dataclass(frozen=True)
+class _Piece:
+    """Records [first, first + len(starts)) of the whole, bytes of one file."""
 
+    first: int
+    path: Path
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    @property
+    def name(self) -> str:
+        return f"{self.first:010d}-{self.first + len(self.starts):010d}"
+
+
+def _check_all(
+    lists: list[RecordList],
+    span: tuple[int, int],
+    settings: _Settings,
+    prints: list[tuple[str, Fingerprint]] | None,
+    folder: Path,
+    what: str,
+) -> list[Path]:
+    """Check the records of `span`; pieces that an interrupted run has checked are taken as they are."""
+    pieces = list(_cut(lists, *span))
+    left = [piece for piece in pieces if not (folder / f"{piece.name}.jsonl").exists()]
+    if len(left) < len(pieces):
+        log.info("%s: %d of %d pieces were checked before", what, len(pieces) - len(left), len(pieces))
+    work = partial(_check_piece, settings=settings, prints=prints, folder=folder)
+    with _workers(sum(len(piece.starts) for piece in left), settings.skip_images) as workers:
+        for _ in track(workers.map(work, left), f"validating {what}, {_PIECE} records each", len(left)):
+            pass
+    return [folder / piece.name for piece in pieces]
+
+
+def _cut(lists: list[RecordList], first: int, last: int) -> Iterator[_Piece]:
+    before = 0
+    for records in lists:
+        start, stop = max(first - before, 0), min(last - before, len(records))
+        for at in range(start, stop, _PIECE):
+            part = slice(at, min(at + _PIECE, stop))
+            yield _Piece(before + at, records.path, records.starts[part], records.ends[part])
+        before += len(records)
+
+
+def _workers(records: int, skip_images: bool) -> Executor:
+    if records <= _ALONE:
+        return ThreadPoolExecutor(1)
+    return ProcessPoolExecutor(os.cpu_count() or 1, multiprocessing.get_context("spawn"))
+
+
+def _check_piece(
+    piece: _Piece, settings: _Settings, prints: list[tuple[str, Fingerprint]] | None, folder: Path
+) -> None:
+    """Write `folder`/NAME.arrow with the rows, then NAME.jsonl with the rejected: a piece that has both is done."""
     import pyarrow as pa
-    import pyarrow.parquet as parquet
 
-    schema = pa.schema(
+    root = None if settings.skip_images else open_root(settings.images)
+    leaks = None if prints is None else LeakFinder(prints)
+    checker = Checker(root, settings.kind, settings.limits, settings.max_text, leaks)
+    rows: list[Row] = []
+    rejected: list[Rejected] = []
+    with piece.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        spans = zip(piece.starts.tolist(), piece.ends.tolist(), strict=True)
+        raws = (content[start:end] for start, end in spans)
+        indices = range(piece.first, piece.first + len(piece.starts))
+        # Pictures are read and decoded outside the interpreter: two threads hide the disk.
+        with ThreadPoolExecutor(2) as threads:
+            run = map if root is None else threads.map
+            for result in run(checker.check, indices, raws):
+                (rows if isinstance(result, Row) else rejected).append(result)  # type: ignore[arg-type]
+    columns = {name: [getattr(row, name) for row in rows] for name in Row.__dataclass_fields__}
+    table = pa.table(columns, schema=_schema())
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    write_bytes(folder / f"{piece.name}.arrow", memoryview(sink.getvalue()))
+    write_bytes(folder / f"{piece.name}.jsonl", jsonl([asdict(row) for row in rejected]))
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
         [
             ("index", pa.int64()),
             ("id", pa.string()),
@@ -349,9 +292,157 @@ def _write_manifest(rows: list[Row], path: Path) -> None:
             ("answer_length", pa.int32()),
             ("refusal", pa.bool_()),
             ("record", pa.large_binary()),
+            ("id_hash", pa.binary(16)),
+            ("content_hash", pa.binary(16)),
         ]
     )
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
-    buffer = io.BytesIO()
-    parquet.write_table(table, buffer, compression="zstd")
-    write_bytes(path, buffer.getvalue())
+
+
+# --- pieces on disk ------------------------------------------------------------------------------
+
+
+def _key(lists: list[RecordList], settings: _Settings, against: list[Path]) -> str:
+    """What pieces must have in common to be joined or gone on with."""
+    told = [
+        [sha256_file(records.path) for records in lists],
+        repr(settings),
+        [str(path) for path in against],
+        code_hash(),
+    ]
+    return hashlib.sha256(orjson.dumps(told)).hexdigest()
+
+
+def _parts_folder(out: Path, key: str) -> Path:
+    folder = out / PARTS
+    if folder.is_dir() and (not (folder / "key").is_file() or (folder / "key").read_text() != key):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / "key", key.encode())
+    return folder
+
+
+def _pieces_of(shards: Sequence[Path], key: str, total: int) -> list[Path]:
+    """The pieces of all shards in the list's order. InputError when they are of different runs, or some lack."""
+    pieces: list[Path] = []
+    for shard in shards:
+        folder = shard / PARTS
+        if not (folder / "key").is_file():
+            raise InputError(f"{shard} holds no {PARTS}/ of a `vhm validate --shard`")
+        if (folder / "key").read_text() != key:
+            raise InputError(f"{shard} was made from another list, with other settings or by other code: make it again")
+        pieces += [path.with_suffix("") for path in folder.glob("*.jsonl")]
+    pieces.sort(key=lambda path: path.name)
+    place = 0
+    for path in pieces:
+        first, last = map(int, path.name.split("-"))
+        if first != place:
+            raise InputError(f"records {place} to {first} are in none of the shards, or in two: give each shard once")
+        place = last
+    if place != total:
+        raise InputError(f"records {place} to {total} are in none of the shards")
+    return pieces
+
+
+# --- the whole -----------------------------------------------------------------------------------
+
+
+def _join(pieces: list[Path], result: Validation, out: Path) -> Validation:
+    """Find duplicates, write manifest and rejections in the list's order, and judge the whole."""
+    kept, duplicates = _duplicates(pieces)
+    out.mkdir(parents=True, exist_ok=True)
+    columns = _write_manifest(pieces, kept, out / "manifest.parquet")
+    reasons: Counter[str] = Counter()
+    _write_rejected(pieces, duplicates, reasons, out / "rejected.jsonl")
+    result.accepted, result.rejected = len(columns), reasons.total()
+    result.total = result.accepted + result.rejected
+    result.reasons = dict(reasons.most_common())
+    counted = columns["source"].value_counts().to_pylist()
+    result.sources = {e["values"]: e["counts"] for e in sorted(counted, key=lambda e: (-e["counts"], e["values"]))}
+    result.refusal_share = (columns["refusal"].to_numpy().mean() if len(columns) else 0.0).__float__()
+    result.manifest_sha256 = sha256_file(out / "manifest.parquet")
+    _judge(result, columns, out)
+    return result
+
+
+def _duplicates(pieces: list[Path]) -> tuple[list[NDArray[np.bool_]], list[Rejected]]:
+    """Which rows of each piece to keep, and the others: a later record with an id or a content that was there."""
+    ids: set[bytes] = set()
+    contents: dict[bytes, int] = {}
+    kept, found = [], []
+    for piece in pieces:
+        table = _read_piece(piece, ["index", "id", "id_hash", "content_hash"])
+        keep = np.ones(len(table), bool)
+        rows = zip(*(table[name].to_pylist() for name in ("index", "id_hash", "content_hash")), strict=True)
+        for place, (index, name, content) in enumerate(rows):
+            if name is not None and name in ids:
+                reason, detail = "duplicate_id", "an earlier record has this id"
+            elif content in contents:
+                reason, detail = "duplicate", f"same image and text as record {contents[content]}"
+            else:
+                contents[content] = index
+                if name is not None:
+                    ids.add(name)
+                continue
+            keep[place] = False
+            found.append(Rejected(index, table["id"][place].as_py(), reason, detail))
+        kept.append(keep)
+    return kept, found
+
+
+def _write_manifest(pieces: list[Path], kept: list[NDArray[np.bool_]], path: Path) -> pa.Table:
+    """Write the manifest, in row groups that do not depend on the pieces, and what training maps of it.
+
+    Returns its columns but for the records themselves.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    stored = [name for name in _schema().names if name not in ("id_hash", "content_hash")]
+    schema = pa.schema([_schema().field(name) for name in stored])
+    columns = [schema.empty_table().drop(["record"])]
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with parquet.ParquetWriter(beside, schema, compression="zstd") as manifest, IndexWriter(path) as index:
+            waiting = schema.empty_table()
+            for piece, keep in zip(pieces, kept, strict=True):
+                accepted = _read_piece(piece, stored).filter(pa.array(keep))
+                columns.append(accepted.drop(["record"]))
+                waiting = pa.concat_tables([waiting, accepted])
+                while len(waiting) >= _ROW_GROUP:
+                    manifest.write_table(waiting.slice(0, _ROW_GROUP).combine_chunks())
+                    waiting = waiting.slice(_ROW_GROUP).combine_chunks()
+                index.write(accepted)
+            if len(waiting):
+                manifest.write_table(waiting)
+            manifest.close()
+            os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return pa.concat_tables(columns)
+
+
+def _read_piece(piece: Path, columns: list[str]) -> pa.Table:
+    import pyarrow as pa
+
+    with pa.OSFile(f"{piece}.arrow") as file:
+        return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=_places(columns))).read_all()
+
+
+def _places(columns: list[str]) -> list[int]:
+    return [_schema().get_field_index(name) for name in columns]
+
+
+def _write_rejected(pieces: list[Path], duplicates: list[Rejected], reasons: Counter[str], path: Path) -> None:
+    """Rejections of the pieces and duplicates, in the list's order; counts them in `reasons`."""
+
+    def stored() -> Iterator[dict[str, Any]]:
+        for piece in pieces:
+            with piece.with_suffix(".jsonl").open("rb") as file:
+                yield from map(orjson.loads, file)
+
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with beside.open("wb") as file:
+        for row in heapq.merge(stored(), map(asdict, duplicates), key=lambda row: row["index"]):
+            reasons[row["reason"]] += 1
+            file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+    os.replace(beside, path)

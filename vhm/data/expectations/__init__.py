@@ -9,7 +9,6 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 if TYPE_CHECKING:
-    from vhm.data.validate import Row
+    import pyarrow as pa
 
 
 def load_suite(kind: str) -> list[dict[str, Any]]:
@@ -25,31 +24,18 @@ def load_suite(kind: str) -> list[dict[str, Any]]:
     return orjson.loads(resources.files("vhm.data.expectations").joinpath(f"{kind}.json").read_bytes())
 
 
-def judge(rows: Iterable[Row], kind: str, docs: Path) -> dict[str, Any]:
-    """Validate the accepted rows and write Data Docs to `docs`.
+def judge(rows: pa.Table, kind: str, docs: Path) -> dict[str, Any]:
+    """Validate the accepted rows (the manifest's columns) and write Data Docs to `docs`.
 
     Returns {"suite", "success", "evaluated", "failed": [words], "results": [...]}.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "False"  # nothing is reported to anyone
     import great_expectations as gx
-    import pandas as pd
 
-    frame = pd.DataFrame(
-        {
-            "id": row.id,
-            "source": row.source,
-            "width": row.width,
-            "height": row.height,
-            "aspect_ratio": max(row.width, row.height) / min(row.width, row.height)
-            if row.width and row.height
-            else None,
-            "turns": row.turns,
-            "text_length": row.text_length,
-            "answer_length": row.answer_length,
-            "refusal": float(row.refusal),
-        }
-        for row in rows
-    )
+    frame = rows.select(["id", "source", "width", "height", "turns", "text_length", "answer_length"]).to_pandas()
+    sides = frame[["width", "height"]].astype("float64")
+    frame["aspect_ratio"] = sides.max(axis=1) / sides.min(axis=1)
+    frame["refusal"] = rows["refusal"].to_numpy(zero_copy_only=False).astype("float64")
     wanted = load_suite(kind)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
