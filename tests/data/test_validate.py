@@ -81,6 +81,14 @@ BAD = [
     (good(3, image="empty.jpg"), "image_empty"),
     (good(3, image="broken.jpg"), "image_truncated"),
     (good(3, size=[1, 2]), "image_size"),
+    (good(3, size=[0, 64]), "image_size"),
+    (good(3, size=[64, 10**9]), "image_size"),
+    (good(3, size="64x64"), "wrong_type"),
+    (good(3, size=[64.0, 64]), "wrong_type"),
+    (good(3, id=[1]), "wrong_type"),
+    (with_answer("a polygon [[0, 0], [10, 20]]"), "bad_number"),
+    (with_answer("a polygon [[0, 0], [10, 20], [1000, 5]]"), "bad_number"),
+    (with_question("<ima<image>ge> What?"), "special_token"),
     (good(0, image="3.jpg"), "duplicate_id"),
     (good(0, id="another"), "duplicate"),
 ]
@@ -139,6 +147,74 @@ def test_leaks_are_found_through_reencoding_resizing_and_turning(images: Path, t
     assert (result.accepted, result.reasons) == (1, {"leak": len(copies)})
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     assert all("images/secret.png" in row["detail"] for row in rejected)
+
+
+def many(count: int) -> list[dict[str, Any]]:
+    """Records without images, with a duplicate and a bad one at places that are far apart."""
+    turns = lambda n: [{"from": "human", "value": f"Question {n}?"}, {"from": "gpt", "value": f"Answer {n}."}]  # noqa: E731
+    records = [{"id": f"r{n}", "conversations": turns(n)} for n in range(count)]
+    records[count - 2] = records[3]
+    records[count // 2] = records[5] | {"id": "again"}
+    records[count // 3] = {"id": "bad", "conversations": []}
+    return records
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("manifest.parquet", "rejected.jsonl", "validation.json")}
+
+
+def test_merged_shards_are_the_single_run_byte_for_byte(tmp_path: Path) -> None:
+    source = tmp_path / "list.json"
+    source.write_text(json.dumps(many(5000)))
+    result = validate(source, tmp_path, tmp_path / "single", skip_images=True)
+    assert result.reasons == {"duplicate": 1, "duplicate_id": 1, "wrong_type": 1}
+    shards = [tmp_path / f"shard{i}" for i in range(3)]
+    for number, folder in enumerate(shards):
+        validate(source, tmp_path, folder, skip_images=True, shard=(number, 3))
+    validate(source, tmp_path, tmp_path / "merged", skip_images=True, merge=shards)
+    assert written(tmp_path / "merged") == written(tmp_path / "single")
+    with pytest.raises(InputError, match="records 1666 to 3333 are in none of the shards"):
+        validate(source, tmp_path, tmp_path / "merged", skip_images=True, merge=[shards[0], shards[2]])
+    with pytest.raises(InputError, match="was made from another list, with other settings"):
+        validate(source, tmp_path, tmp_path / "merged", max_text=99, skip_images=True, merge=shards)
+
+
+def test_an_interrupted_validation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vhm.data import validate as module
+
+    monkeypatch.setattr(module, "_PIECE", 100)
+    source = tmp_path / "list.json"
+    source.write_text(json.dumps(many(1000)))
+    validate(source, tmp_path, tmp_path / "whole", skip_images=True)
+    check, checked = module._check_piece, []
+
+    def stopping(piece, **rest):
+        checked.append(piece.first)
+        if len(checked) == 5:
+            raise KeyboardInterrupt
+        check(piece, **rest)
+
+    monkeypatch.setattr(module, "_check_piece", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        validate(source, tmp_path, tmp_path / "out", skip_images=True)
+    assert not (tmp_path / "out" / "manifest.parquet").exists()
+    validate(source, tmp_path, tmp_path / "out", skip_images=True)
+    assert sorted(set(checked)) == list(range(0, 1000, 100))
+    assert len(checked) < 2 * 10 - 3, "what was checked is not checked again"
+    assert written(tmp_path / "out") == written(tmp_path / "whole")
+    assert not (tmp_path / "out" / "parts").exists()
+
+
+def test_a_bad_record_harms_nobody_else(images: Path, tmp_path: Path) -> None:
+    """Not even one that is no JSON: the list is cut by its structure."""
+    broken = [b'{"id": NaN}', b"{'single': 1}", b'{"a": "\xff"}', b'{"id": 1, "id": 2}', b"[[[1]]]", b"nothing"]
+    content = b",".join([json.dumps(good(0)).encode(), *broken, json.dumps(good(1)).encode()])
+    (tmp_path / "list.json").write_bytes(b"[" + content + b"]")
+    result = validate(tmp_path / "list.json", images, tmp_path / "out", "pretrain", max_rejected=1)
+    assert (result.accepted, result.rejected) == (2, len(broken))
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    reasons = ["bad_number", "bad_json", "bad_unicode", "duplicate_key", "not_object", "bad_json"]
+    assert [(row["index"], row["reason"]) for row in rows] == list(enumerate(reasons, start=1))
 
 
 def test_the_sample_passes_and_does_not_leak(sample: Path, tmp_path: Path) -> None:

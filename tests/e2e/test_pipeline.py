@@ -50,9 +50,10 @@ def test_a_run_leaves_what_the_contract_names(run: Path) -> None:
     assert {"model", "scores.json", "report.html", "recipe.yaml", "lineage.json"} <= {p.name for p in run.iterdir()}
     lineage = json.loads((run / "lineage.json").read_text())
     promoted = lineage["inputs"]["model"]["lineage"]
-    assert (promoted["kind"], promoted["inputs"]["model"]["lineage"]["kind"]) == ("model/promoted", "model/sft")
+    tuned = promoted["inputs"]["model"]["lineage"]
+    assert (promoted["kind"], tuned["kind"]) == ("model/promoted", "model/sft")
     assert "## Evaluation" in (run / "model" / "README.md").read_text()
-    assert lineage["inputs"]["model"]["lineage"]["inputs"]["model"]["lineage"]["kind"] == "model/pretrain"
+    assert tuned["inputs"]["model"]["lineage"]["kind"] == "model/pretrain"
     assert len(json.loads((run / "deployment" / "deployment.json").read_text())["golden"]) >= 2
     assert (run / "deployment" / "answer.png").stat().st_size > 1000
 
