@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.conversion import conversion
+from benchmarks.lists import lists
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ BENCHMARKS: dict[str, Callable[[], Iterable[object]]] = {
     "pixels": lambda: (pixels(side) for side in (512, 1024)),
     "loss-head": lambda: [loss_head()],
     "scoring": scoring,
+    "lists": lists,
     "conversion": conversion,
 }
 

@@ -15,11 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vhm.data.encode import encode_compact
 from vhm.data.images import Limits
+from vhm.data.index import open_index
 from vhm.errors import CheckpointError, InputError, TrainError
 from vhm.recipe import load_recipe
 from vhm.train import train
-from vhm.train.batches import TrainingSet
+from vhm.train.batches import EncodedSamples, TrainingSet, encode_samples
 from vhm.train.checkpoint import newest
 from vhm.train.engine import LabelledLoss, choose_trained
 from vhm.train.launch import weights_hash
@@ -111,11 +113,44 @@ def test_upper_half_of_the_vision_tower(base) -> None:
     assert blocks == {3, 4, 5}
 
 
-def test_the_loss_is_the_one_of_full_logits(base, cut: Path, manifests: Path) -> None:
+def training_set(manifest: Path, images: Path, processor, stage, folder: Path) -> TrainingSet:
+    index = open_index(manifest)
+    encode_samples(folder / "samples", index, processor.tokenizer, stage, {})
+    return TrainingSet(EncodedSamples(folder / "samples"), index, images, processor, stage, 144, Limits())
+
+
+def test_samples_are_encoded_once_and_mapped(base, manifests: Path, tmp_path: Path) -> None:
+    stage, tokenizer = load_recipe("tiny").stage("sft"), base[1].tokenizer
+    index = open_index(manifests / "sft" / "manifest.parquet")
+    encode_samples(tmp_path / "samples", index, tokenizer, stage, {"data": 1})
+    samples = EncodedSamples(tmp_path / "samples")
+    expected = [encode_compact(record, tokenizer, stage.template, stage.max_length) for record in index]
+    assert [samples[place] for place in range(len(samples))] == expected
+    assert samples.lengths(144).tolist() == [len(sample.input_ids) + 143 for sample in expected]
+    written = (tmp_path / "samples" / "tokens").stat().st_mtime_ns
+    encode_samples(tmp_path / "samples", index, tokenizer, stage, {"data": 1})
+    assert (tmp_path / "samples" / "tokens").stat().st_mtime_ns == written
+    encode_samples(tmp_path / "samples", index, tokenizer, stage, {"data": 2})
+    assert (tmp_path / "samples" / "tokens").stat().st_mtime_ns > written
+
+
+def test_what_cannot_be_trained_on_is_counted(base, manifests: Path, tmp_path: Path) -> None:
+    stage = load_recipe("tiny", ["stages.sft.max_length=60"]).stage("sft")
+    index = open_index(manifests / "sft" / "manifest.parquet")
+    encode_samples(tmp_path / "samples", index, base[1].tokenizer, stage, {})
+    samples = EncodedSamples(tmp_path / "samples")
+    assert samples.truncated + samples.left_out.total() > 0
+    assert len(samples) + samples.left_out.total() == len(index)
+    stage = load_recipe("tiny", ["stages.sft.max_length=3"]).stage("sft")
+    with pytest.raises(TrainError, match="no record can be trained on"):
+        encode_samples(tmp_path / "none", index, base[1].tokenizer, stage, {})
+
+
+def test_the_loss_is_the_one_of_full_logits(base, cut: Path, manifests: Path, tmp_path: Path) -> None:
     """Against transformers' own loss; rows that no token has are left out of ours, so they are masked there."""
     model, processor = base
     stage = load_recipe("tiny").stage("sft")
-    samples = TrainingSet(manifests / "sft" / "manifest.parquet", cut / "images", processor, stage, 144, Limits())
+    samples = training_set(manifests / "sft" / "manifest.parquet", cut / "images", processor, stage, tmp_path)
     batch = samples.batch([0, 5, 11, 17])
     with torch.no_grad():
         logits = model(
@@ -127,9 +162,9 @@ def test_the_loss_is_the_one_of_full_logits(base, cut: Path, manifests: Path) ->
     assert abs(float(got) - float(expected)) < 1e-5
 
 
-def test_an_empty_share_adds_nothing(base, cut: Path, manifests: Path) -> None:
+def test_an_empty_share_adds_nothing(base, cut: Path, manifests: Path, tmp_path: Path) -> None:
     stage = load_recipe("tiny").stage("sft")
-    samples = TrainingSet(manifests / "sft" / "manifest.parquet", cut / "images", base[1], stage, 144, Limits())
+    samples = training_set(manifests / "sft" / "manifest.parquet", cut / "images", base[1], stage, tmp_path)
     batch = samples.batch([])
     assert batch.targets == 0
     assert float(LabelledLoss(base[0])(batch)) == 0.0

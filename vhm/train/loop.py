@@ -18,6 +18,7 @@ import torch.distributed as distributed
 
 from vhm.data.encode import CHAT_TEMPLATES
 from vhm.data.images import Limits
+from vhm.data.index import open_index
 from vhm.errors import TrainError
 from vhm.io import jsonl, read_jsonl, sha256_tree, write_bytes, write_json
 from vhm.lineage import content_hash
@@ -25,7 +26,7 @@ from vhm.model import load_model
 from vhm.model.build import image_tokens, save_model
 from vhm.recipe import Recipe
 from vhm.train import checkpoint
-from vhm.train.batches import Batch, TrainingSet
+from vhm.train.batches import Batch, EncodedSamples, TrainingSet, encode_samples
 from vhm.train.engine import accumulation_steps, build_engine, learning_rate
 from vhm.train.order import Order, micro_batches
 
@@ -47,6 +48,10 @@ class Job:
     @property
     def checkpoints(self) -> Path:
         return self.out / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.out / "samples"
 
     @property
     def log_file(self) -> Path:
@@ -72,26 +77,26 @@ def run(job: Job, rank: int, world_size: int) -> None:
     if stage.attention != "sdpa":
         model.set_attn_implementation(stage.attention)
     model.train()
-    samples = TrainingSet(
-        job.manifest,
-        job.images,
-        processor,
-        stage,
-        image_tokens(model.config),
-        Limits(max_pixels=job.recipe.data.max_pixels),
-    )
-    order = Order(samples.lengths(), stage.global_batch, stage.epochs, job.recipe.seed)
-    engine = build_engine(model, stage, world_size)
     keys = [_resume_key(job, world_size) if rank == 0 else {}]
     distributed.broadcast_object_list(keys, device=device)  # a 7B is hashed once, not by every rank
     key = keys[0]
+    index = open_index(job.manifest)
+    if int(os.environ["LOCAL_RANK"]) == 0:
+        encode_samples(job.samples, index, processor.tokenizer, stage, {k: key[k] for k in ("model_hash", "data_hash")})
+    distributed.barrier()
+    encoded = EncodedSamples(job.samples)
+    image = image_tokens(model.config)
+    limits = Limits(max_pixels=job.recipe.data.max_pixels)
+    samples = TrainingSet(encoded, index, job.images, processor, stage, image, limits)
+    order = Order(encoded.lengths(image), stage.global_batch, stage.epochs, job.recipe.seed)
+    engine = build_engine(model, stage, world_size)
     start = _resume(job, engine, key)
     if rank == 0:
         log.info(
             "%s: %d samples (%d left out), %d steps of %d samples on %d processes, from step %d",
             job.stage,
             len(samples),
-            samples.left_out.total(),
+            encoded.left_out.total(),
             order.steps,
             stage.global_batch,
             world_size,
@@ -121,7 +126,7 @@ def run(job: Job, rank: int, world_size: int) -> None:
                 checkpoint.save(engine, job.checkpoints, step + 1, key, rank)
             if stop:
                 raise TrainError(f"{job.stage} was told to stop after step {step + 1}: run it again to go on")
-    _export(job, engine, model, processor, samples, rank)
+    _export(job, engine, model, processor, encoded, rank)
 
 
 def _step(engine: Any, batches: list[Batch], rate: float, world_size: int) -> tuple[float, int]:
@@ -168,7 +173,7 @@ def _resume(job: Job, engine: Any, key: dict[str, Any]) -> int:
     return step
 
 
-def _export(job: Job, engine: Any, model: Any, processor: Any, samples: TrainingSet, rank: int) -> None:
+def _export(job: Job, engine: Any, model: Any, processor: Any, samples: EncodedSamples, rank: int) -> None:
     """Write the trained model into `out`; `config.json` comes last, so a directory that has one is whole."""
     state = engine._zero3_consolidated_16bit_state_dict() if engine.zero_optimization_stage() == 3 else None
     if rank == 0:
@@ -192,6 +197,7 @@ def _export(job: Job, engine: Any, model: Any, processor: Any, samples: Training
             os.replace(path, job.out / path.name)
         beside.rmdir()
         shutil.rmtree(job.checkpoints, ignore_errors=True)
+        shutil.rmtree(job.samples, ignore_errors=True)
     distributed.barrier()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 _WINDOW = 16  # global batches that are sorted by length together
 
@@ -18,7 +19,7 @@ _WINDOW = 16  # global batches that are sorted by length together
 class Order:
     """The global batches of every epoch: `order.batch(step)` → sample indices of that global step."""
 
-    lengths: Sequence[int]
+    lengths: Sequence[int] | NDArray[np.int64]
     global_batch: int
     epochs: int
     seed: int

@@ -1,0 +1,90 @@
+"""A list of 1.4 million records: validating it, opening and reading its index, against json.load of the same list."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_WORDS = 'river harbour runway forest ships the a of "quoted" field, houses in dense rows é water'.split()
+_INDEX = """
+import random, sys, time
+from vhm.data.index import open_index
+import pyarrow
+def private():
+    return sum(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Private_Dirty")) / 1024
+before, start = private(), time.perf_counter()
+index = open_index(sys.argv[1])
+opened = time.perf_counter() - start
+places = random.Random(0).choices(range(len(index)), k=20_000)
+times = []
+for place in places:
+    start = time.perf_counter()
+    index[place]
+    times.append(time.perf_counter() - start)
+print(opened, sorted(times)[len(times) // 2] * 1e6, private() - before)
+"""
+_LOAD = "import json, sys, time; s = time.perf_counter(); json.load(open(sys.argv[1])); print(time.perf_counter() - s)"
+
+
+def lists(records: int = 1_400_000) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="vhm-bench-") as place:
+        source, out = Path(place) / "list.json", Path(place) / "out"
+        size = write_list(source, records)
+        command = [sys.executable, "-m", "vhm.cli", "validate", str(source), "--images", place, "--skip-images"]
+        start = time.perf_counter()
+        subprocess.run([*command, "--kind", "pretrain", "--out", str(out)], check=True, capture_output=True)
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        start = time.perf_counter()
+        while_scanning = _scan(source)
+        scanned = time.perf_counter() - start
+        yield (
+            f"validating {records} records, {size / 1e9:.2f} GB {seconds:9.1f} s, largest process {peak:.2f} GB; "
+            f"finding the {while_scanning} records alone takes {scanned:.1f} s"
+        )
+        [loaded] = _figures(_LOAD, source)
+        opened, read, private = _figures(_INDEX, out / "manifest.parquet")
+        yield (
+            f"index of {records} records {1e3 * opened:22.1f} ms, {loaded / opened:.0f}× faster than json.load; "
+            f"a random record {read:.0f} µs (median), {private:.0f} MB private"
+        )
+
+
+def write_list(path: Path, records: int) -> int:
+    """A list of drawn captions; its bytes."""
+    draw = random.Random(0)
+    with path.open("w") as file:
+        file.write("[")
+        for number in range(records):
+            answer = " ".join(draw.choices(_WORDS, k=75))
+            turns = [
+                {"from": "human", "value": "<image>\nDescribe the image in detail."},
+                {"from": "gpt", "value": answer},
+            ]
+            record = {
+                "id": f"r{number}",
+                "source_dataset": f"source{number % 7}",
+                "image": f"{number}.jpg",
+                "conversations": turns,
+            }
+            file.write((",\n" if number else "") + json.dumps(record, ensure_ascii=number % 2 == 0))
+        file.write("]\n")
+    return path.stat().st_size
+
+
+def _scan(source: Path) -> int:
+    from vhm.data.stream import open_list
+
+    return len(open_list(source))
+
+
+def _figures(program: str, argument: Path) -> list[float]:
+    done = subprocess.run([sys.executable, "-c", program, str(argument)], check=True, capture_output=True, text=True)
+    return [float(word) for word in done.stdout.split()]
