@@ -365,28 +365,54 @@ def _join(pieces: list[Path], result: Validation, out: Path) -> Validation:
 
 
 def _duplicates(pieces: list[Path]) -> tuple[list[NDArray[np.bool_]], list[Rejected]]:
-    """Which rows of each piece to keep, and the others: a later record with an id or a content that was there."""
+    """Which rows of each piece to keep, and the others: a later record with an id or a content that was there.
+
+    Only hashes that come more than once are looked at one by one: the others need no memory each.
+    """
+    tables = [_read_piece(piece, ["index", "id", "id_hash", "content_hash"]) for piece in pieces]
+    repeated = _repeated([table["id_hash"] for table in tables]) | _repeated(
+        [table["content_hash"] for table in tables]
+    )
+    kept = [np.ones(len(table), bool) for table in tables]
+    starts = np.cumsum([0, *map(len, tables)])
     ids: set[bytes] = set()
     contents: dict[bytes, int] = {}
-    kept, found = [], []
-    for piece in pieces:
-        table = _read_piece(piece, ["index", "id", "id_hash", "content_hash"])
-        keep = np.ones(len(table), bool)
-        rows = zip(*(table[name].to_pylist() for name in ("index", "id_hash", "content_hash")), strict=True)
-        for place, (index, name, content) in enumerate(rows):
-            if name is not None and name in ids:
-                reason, detail = "duplicate_id", "an earlier record has this id"
-            elif content in contents:
-                reason, detail = "duplicate", f"same image and text as record {contents[content]}"
-            else:
-                contents[content] = index
-                if name is not None:
-                    ids.add(name)
-                continue
-            keep[place] = False
-            found.append(Rejected(index, table["id"][place].as_py(), reason, detail))
-        kept.append(keep)
+    found = []
+    for place in np.flatnonzero(repeated).tolist():
+        piece = int(np.searchsorted(starts, place, "right")) - 1
+        row = tables[piece].slice(place - int(starts[piece]), 1).to_pylist()[0]
+        name, content = row["id_hash"], row["content_hash"]
+        if name is not None and name in ids:
+            reason, detail = "duplicate_id", "an earlier record has this id"
+        elif content in contents:
+            reason, detail = "duplicate", f"same image and text as record {contents[content]}"
+        else:
+            contents[content] = row["index"]
+            if name is not None:
+                ids.add(name)
+            continue
+        kept[piece][place - int(starts[piece])] = False
+        found.append(Rejected(row["index"], row["id"], reason, detail))
     return kept, found
+
+
+def _repeated(hashes: list[pa.ChunkedArray]) -> NDArray[np.bool_]:
+    """Which hashes come more than once; by their first 8 bytes, so a few may that do not."""
+    starts, valid = [], []
+    for column in hashes:
+        for chunk in column.chunks:
+            content = np.frombuffer(chunk.buffers()[1], np.uint64).reshape(-1, 2)[
+                chunk.offset : chunk.offset + len(chunk)
+            ]
+            starts.append(content[:, 0])
+            valid.append(chunk.is_valid().to_numpy(zero_copy_only=False))
+    if not starts:
+        return np.zeros(0, bool)
+    first, known = np.concatenate(starts), np.concatenate(valid)
+    _, places, counts = np.unique(first, return_inverse=True, return_counts=True)
+    if not known.all():
+        counts = np.bincount(places, weights=known)  # a record without an id shares it with nobody
+    return np.asarray((counts[places] > 1) & known)
 
 
 def _write_manifest(pieces: list[Path], kept: list[NDArray[np.bool_]], path: Path) -> pa.Table:
