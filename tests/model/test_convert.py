@@ -328,6 +328,8 @@ def test_places_that_cannot_be_written_are_refused(reference: Path, tmp_path: Pa
     refused(reference, reference, "is the checkpoint itself")
     refused(reference, tmp_path / "hf", "--to 'gguf' is unknown", to="gguf")
     refused(tmp_path / "nowhere", tmp_path / "hf", "is not a checkpoint directory")
+    convert(reference, tmp_path / "hf")
+    refused(tmp_path / "hf", tmp_path / "again", "is in Hugging Face's layout already")
 
 
 LIMITED = """

@@ -19,6 +19,7 @@ turn = {"role": "user", "content": [{"type": "image", "url": "image.jpg"}, {"typ
 inputs = processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
 print(processor.batch_decode(model.generate(**inputs)[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)[0])
 ```"""
+_REFERENCE = "It is in the layout of the published VHM code; `vhm convert` makes it a Hugging Face directory."
 _KINDS = {
     "model/assemble": "put together from its parts; its projector is not trained",
     "model/convert": "converted",
@@ -45,9 +46,8 @@ def finish_model(
     """
     training = read_json(directory / "training.json") if (directory / "training.json").is_file() else None
     lineage = write_lineage(directory, kind, inputs, recipe, training, names=names, hashes=hashes)
-    sections = [_head(lineage), _title(lineage, kind)]
-    if (directory / "processor_config.json").is_file():
-        sections.append(_USE)
+    plain = (directory / "processor_config.json").is_file()
+    sections = [_head(lineage), _title(lineage, kind), _USE if plain else _REFERENCE]
     if training is not None:
         write_text(directory / "training_curve.svg", curve_svg(directory / "train_log.jsonl"))
         sections.append(_training(training))
@@ -79,7 +79,7 @@ def _title(lineage: dict[str, Any], kind: str) -> str:
     warning = f"\n\n**For research only**: it derives from {', '.join(limited)}." if limited else ""
     return (
         f"# VHM{recipe}, {_KINDS[kind]}\n\n"
-        "A remote-sensing vision-language model (arXiv 2403.20213): a `LlavaForConditionalGeneration`." + warning
+        "A remote-sensing vision-language model (arXiv 2403.20213): CLIP, a projector and an LLM, as LLaVA." + warning
     )
 
 

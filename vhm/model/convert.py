@@ -210,6 +210,8 @@ def _read_reference_config(source: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict):
         raise InputError(f"{path} is not a JSON object")
+    if "text_config" in config:
+        raise InputError(f"{source} is in Hugging Face's layout already: --to reference converts it back")
     for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
         if not isinstance(config.get(key), int) or config[key] <= 0:
             raise InputError(f"{path}: {key} is {config.get(key)!r}, a positive integer is needed")
