@@ -67,7 +67,8 @@ def run(place):
     found = json.loads((out / "lineage.json").read_text())["files"]["model.safetensors"]["sha256"]
     return found, int(calls or 0)
 last, calls = run(10**9)
-places = sorted({1 + calls * i // kills for i in range(min(kills, calls))} | {calls - i for i in range(4)})
+kills = min(kills, calls)
+places = sorted({1 + calls * i // kills for i in range(kills)} | {calls - i for i in range(4)})
 print(json.dumps({"calls": calls, "whole": last, "found": [run(place)[0] for place in places]}))
 """
 

@@ -40,10 +40,19 @@ def load_image(source: str | Path | bytes, limits: Limits = DEFAULT_LIMITS, orie
     2nd and 98th percentile. `orient` applies the EXIF orientation: for users' pictures, never for
     training or evaluation files, whose boxes are in file pixels. Raises ImageError with a reason code.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     content = _read(source, limits)
     where = "the image" if isinstance(source, bytes) else str(source)
+    try:
+        return _decode(content, where, limits, orient)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders meet damaged files with errors of every kind
+        raise ImageError("image_truncated", f"{where} cannot be decoded ({type(error).__name__})") from None
+
+
+def _decode(content: bytes, where: str, limits: Limits, orient: bool) -> Image:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     image: Image.Image
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)

@@ -21,6 +21,7 @@ import mmap
 import multiprocessing
 import os
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -262,7 +263,8 @@ def _check_piece(
         raws = (content[start:end] for start, end in spans)
         indices = range(piece.first, piece.first + len(piece.starts))
         # Pictures are read and decoded outside the interpreter: two threads hide the disk.
-        with ThreadPoolExecutor(2) as threads:
+        with ThreadPoolExecutor(2) as threads, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow has to say of a file is in the reason, or does not matter
             run = map if root is None else threads.map
             for result in run(checker.check, indices, raws):
                 (rows if isinstance(result, Row) else rejected).append(result)  # type: ignore[arg-type]
