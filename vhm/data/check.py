@@ -17,6 +17,7 @@ from vhm.data.stream import parse_record
 from vhm.errors import ImageError, RecordError
 
 Kind = Literal["pretrain", "sft", "eval"]
+LEAK = "the image is evaluation image "
 SPECIAL_TOKENS = ("<s>", "</s>", "<unk>", "<pad>", "<|im_start|>", "<|im_end|>", "<|endoftext|>")
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -167,7 +168,7 @@ class Checker:
         if self._leaks is not None:
             found = self._leaks.find(fingerprint(content, image))
             if found is not None:
-                raise RecordError("leak", f"the image is evaluation image {found}")
+                raise RecordError("leak", f"{LEAK}{found}")
         return hashlib.sha256(content).hexdigest(), image.size
 
 

@@ -4,6 +4,7 @@ DIR/manifest.parquet   accepted records, in the list's order
 DIR/rejected.jsonl     {"index", "id", "reason", "detail"} for each other record
 DIR/validation.json    counts, reasons, what Great Expectations says
 DIR/data_docs/         the same to look at
+DIR/leaks.html         training images beside the evaluation images that they are, where there are any
 DIR/parts/             what processes have checked so far: an interrupted validation goes on from it, and
                        shards (`--shard i/n`) keep it for `--merge`
 
@@ -34,15 +35,16 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from vhm.data.check import Checker, Kind, Rejected, Row
+from vhm.data.check import LEAK, Checker, Kind, Rejected, Row
 from vhm.data.contamination import Fingerprint, LeakFinder, fingerprint
 from vhm.data.images import Limits
 from vhm.data.index import IndexWriter
+from vhm.data.leak_report import Leak, write_leaks
 from vhm.data.records import image_name
 from vhm.data.roots import open_root
 from vhm.data.stream import RecordList, open_list, parse_record
 from vhm.errors import CheckFailed, ImageError, InputError, RecordError
-from vhm.io import jsonl, sha256_file, write_bytes, write_json
+from vhm.io import jsonl, read_jsonl, sha256_file, write_bytes, write_json
 from vhm.lineage import code_hash
 from vhm.progress import track
 
@@ -113,6 +115,10 @@ def validate(
         prints = list(_fingerprints(against, against_images or images)) if against else None
         pieces = _check_all(lists, (first, last), settings, prints, _parts_folder(out, key), source.name)
     result = _join(pieces, Validation(kind, str(source), max_rejected=max_rejected), out)
+    (out / "leaks.html").unlink(missing_ok=True)
+    if "leak" in result.reasons:
+        folders = {path if path.is_dir() else against_images or images for path in against}
+        write_leaks(out / "leaks.html", list(_leaks(out, lists)), open_root(images), map(open_root, sorted(folders)))
     write_json(out / "validation.json", result.to_dict())
     if shard == (0, 1):
         shutil.rmtree(out / PARTS, ignore_errors=True)
@@ -298,6 +304,17 @@ def _schema() -> pa.Schema:
             ("content_hash", pa.binary(16)),
         ]
     )
+
+
+def _leaks(out: Path, lists: list[RecordList]) -> Iterator[Leak]:
+    """The leaks among what was rejected, with their records' images."""
+    for row in read_jsonl(out / "rejected.jsonl"):
+        if row["reason"] == "leak":
+            [piece] = _cut(lists, row["index"], row["index"] + 1)
+            with piece.path.open("rb") as file:
+                file.seek(int(piece.starts[0]))
+                record = parse_record(file.read(int(piece.ends[0] - piece.starts[0])))
+            yield Leak(row["index"], str(image_name(record)), row["detail"].removeprefix(LEAK))
 
 
 # --- pieces on disk ------------------------------------------------------------------------------
