@@ -239,7 +239,7 @@ def test_an_identity_that_was_trained_cannot_go_back(llama_pieces, tmp_path: Pat
 # --- what is wrong is named, and nothing is left behind ------------------------------------------
 
 
-def refused(source: Path, out: Path, words: str, **options: object) -> None:
+def check_refused(source: Path, out: Path, words: str, **options: object) -> None:
     before = sorted(path.name for path in out.parent.iterdir())
     with pytest.raises(InputError, match=words) as caught:
         convert(source, out, **options)
@@ -262,7 +262,7 @@ def refused(source: Path, out: Path, words: str, **options: object) -> None:
 def test_missing_unexpected_and_misshapen_tensors_are_named(reference: Path, tmp_path: Path, tensors, words) -> None:
     whole = torch.load(reference / REST, weights_only=True) | tensors
     torch.save({name: tensor for name, tensor in whole.items() if tensor is not None}, reference / REST)
-    refused(reference, tmp_path / "hf", words)
+    check_refused(reference, tmp_path / "hf", words)
 
 
 def test_nan_may_be_let_through_and_is_noted(reference: Path, tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_nan_may_be_let_through_and_is_noted(reference: Path, tmp_path: Path) ->
 )
 def test_configurations_without_a_counterpart_are_refused(reference: Path, tmp_path: Path, changes, words) -> None:
     change(reference, **changes)
-    refused(reference, tmp_path / "hf", words)
+    check_refused(reference, tmp_path / "hf", words)
 
 
 def test_an_image_token_id_that_is_used_already_is_refused(llama_pieces, tmp_path: Path) -> None:
@@ -299,37 +299,37 @@ def test_an_image_token_id_that_is_used_already_is_refused(llama_pieces, tmp_pat
     from slow_llama import write_tokenizer
 
     write_tokenizer(source, [*llama_pieces, ("<pad>", 0.0)], legacy=False)
-    refused(source, tmp_path / "hf", "the first free row is 32000 .id 32000 is used already")
+    check_refused(source, tmp_path / "hf", "the first free row is 32000 .id 32000 is used already")
 
 
 @pytest.mark.parametrize("length", [0, 100, 2000, 20_000])
 def test_a_truncated_shard_is_named(reference: Path, tmp_path: Path, length: int) -> None:
     os.truncate(reference / MAIN, length)
-    refused(reference, tmp_path / "hf", r"00001-of-00002\.bin is (damaged|refused)")
+    check_refused(reference, tmp_path / "hf", r"00001-of-00002\.bin is (damaged|refused)")
 
 
 def test_a_truncated_safetensors_shard_is_named(reference: Path, tmp_path: Path) -> None:
     safetensors_shards(reference)
     path = reference / "model-00001-of-00002.safetensors"
     os.truncate(path, path.stat().st_size - 1)
-    refused(reference, tmp_path / "hf", r"00001-of-00002\.safetensors is damaged")
+    check_refused(reference, tmp_path / "hf", r"00001-of-00002\.safetensors is damaged")
 
 
 def test_an_index_that_names_a_missing_or_a_foreign_file_is_refused(reference: Path, tmp_path: Path) -> None:
     (reference / REST).unlink()
-    refused(reference, tmp_path / "hf", f"names {REST}, which does not exist")
+    check_refused(reference, tmp_path / "hf", f"names {REST}, which does not exist")
     (reference / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
-    refused(reference, tmp_path / "hf", "which is not a file beside it")
+    check_refused(reference, tmp_path / "hf", "which is not a file beside it")
 
 
 def test_places_that_cannot_be_written_are_refused(reference: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("something")
-    refused(reference, tmp_path / "file", "file is a file: choose another place")
-    refused(reference, reference, "is the checkpoint itself")
-    refused(reference, tmp_path / "hf", "--to 'gguf' is unknown", to="gguf")
-    refused(tmp_path / "nowhere", tmp_path / "hf", "is not a checkpoint directory")
+    check_refused(reference, tmp_path / "file", "file is a file: choose another place")
+    check_refused(reference, reference, "is the checkpoint itself")
+    check_refused(reference, tmp_path / "hf", "--to 'gguf' is unknown", to="gguf")
+    check_refused(tmp_path / "nowhere", tmp_path / "hf", "is not a checkpoint directory")
     convert(reference, tmp_path / "hf")
-    refused(tmp_path / "hf", tmp_path / "again", "is in Hugging Face's layout already")
+    check_refused(tmp_path / "hf", tmp_path / "again", "is in Hugging Face's layout already")
 
 
 LIMITED = """
