@@ -60,6 +60,7 @@ class Job:
 
 def run(job: Job, rank: int, world_size: int) -> None:
     """Train on this rank until the stage is done. Raises TrainError, CheckpointError, InputError."""
+    stopping = _StopSignal()
     stage = job.recipe.stage(job.stage)
     _deterministic(job.recipe.seed)
     import deepspeed
@@ -91,6 +92,8 @@ def run(job: Job, rank: int, world_size: int) -> None:
     order = Order(encoded.lengths(image), stage.global_batch, stage.epochs, job.recipe.seed)
     engine = build_engine(model, stage, world_size)
     start = _resume(job, engine, key)
+    if stopping.anywhere(device):
+        raise TrainError(f"{job.stage} was told to stop before step {start + 1}: run it again to go on")
     if rank == 0:
         log.info(
             "%s: %d samples (%d left out), %d steps of %d samples on %d processes, from step %d",
@@ -102,7 +105,6 @@ def run(job: Job, rank: int, world_size: int) -> None:
             world_size,
             start,
         )
-    stopping = _StopSignal()
     clock = _Clock(start, order.steps)
     accumulation = accumulation_steps(stage, world_size)
 
