@@ -51,7 +51,7 @@ def pixels(side: int) -> Figure:
     """JPEG bytes → 3×336×336 float, against PIL and Hugging Face's PIL processor."""
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-    from vhm.data.images import load_image
+    from vhm.data.images import load_pixels
     from vhm.data.pixels import normalised, squared
 
     noise = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
@@ -62,12 +62,12 @@ def pixels(side: int) -> Figure:
     processor = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": 336}, crop_size=size)
 
     def ours() -> torch.Tensor:
-        return normalised([squared(load_image(content), 336, pad=True)])
+        return normalised([squared(load_pixels(content), 336, pad=True)])
 
     def baseline() -> torch.Tensor:
         return processor(Image.open(io.BytesIO(content)).convert("RGB"), return_tensors="pt")["pixel_values"]
 
-    assert float((ours() - baseline()).abs().max()) <= 1e-6
+    assert torch.allclose(ours(), baseline(), rtol=0, atol=1e-6)
     return compare(f"JPEG {side}² → 3×336×336", "PIL + Hugging Face's processor", ours, baseline)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3 import SeaweedFS, client, s3_environment
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -79,11 +82,28 @@ def manifests(cut: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """A real S3 service on loopback."""
+    with SeaweedFS(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A new bucket, with the environment set so that boto3 finds it; s3://NAME is its address."""
+    for name, value in s3_environment(s3_server.url, tmp_path / "cache").items():
+        monkeypatch.setenv(name, value)
+    name = f"b{uuid.uuid4().hex[:12]}"
+    client(s3_server.url).create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture(scope="session")
 def llama_pieces():
     """(piece, score) of the real Llama 2 vocabulary, in the order of their ids."""
     from slow_llama import llama_pieces
 
-    from vhm.data.sample.sources import cache_directory
+    from vhm.io import cache_directory
 
     pieces = llama_pieces(cache_directory() / "packages")
     if pieces is None:

@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Datasets: pack into shards.", no_args_is_help=True)
+data_app = typer.Typer(help="Datasets: pack into shards, publish in S3, fetch.", no_args_is_help=True)
 pipeline_app = typer.Typer(help="The Kubeflow pipeline: run here, compile, submit.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(pipeline_app, name="pipeline")
@@ -33,6 +33,7 @@ app.add_typer(pipeline_app, name="pipeline")
 RecipeOption = Annotated[str, typer.Option("--recipe", help="A preset's name or a YAML file.")]
 SetOption = Annotated[Optional[list[str]], typer.Option("--set", help="Override, as stages.sft.learning_rate=1e-5.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+ImagesOption = Annotated[str, typer.Option(help="Image root: a folder, packed shards, or s3://… of either.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Where the result goes.")]
 ModelOption = Annotated[Path, typer.Option("--model", help="A Hugging Face LLaVA directory.")]
 
@@ -48,12 +49,14 @@ def sample(out: Annotated[Path, typer.Argument(help="Directory to write.")], jso
 
 @app.command()
 def validate(
-    source: Annotated[Path, typer.Argument(metavar="LIST", help="A list file, or a folder of evaluation files.")],
-    images: Annotated[Path, typer.Option(help="Image root: a folder or packed shards.")],
+    source: Annotated[
+        list[Path], typer.Argument(metavar="LIST …", help="List files, or a folder of evaluation files.")
+    ],
+    images: ImagesOption,
     out: OutOption,
     kind: Annotated[str, typer.Option(help="pretrain, sft or eval.")] = "sft",
     against: Annotated[Optional[list[Path]], typer.Option(help="Evaluation list to look for leaks from.")] = None,
-    against_images: Annotated[Optional[Path], typer.Option(help="Image root of the evaluation lists.")] = None,
+    against_images: Annotated[Optional[str], typer.Option(help="Image root of the evaluation lists.")] = None,
     max_rejected: Annotated[float, typer.Option(min=0, max=1, help="Share that may be rejected.")] = 0.01,
     skip_images: Annotated[bool, typer.Option("--skip-images", help="Check the records alone.")] = False,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Check the I-th of N parts, from 0.")] = "0/1",
@@ -90,7 +93,7 @@ def validate(
 @data_app.command("pack")
 def data_pack(
     manifest: Annotated[Path, typer.Argument(help="manifest.parquet of `vhm validate`.")],
-    images: Annotated[Path, typer.Option(help="Image root.")],
+    images: ImagesOption,
     out: OutOption,
     shard_size: Annotated[str, typer.Option(help="Such as 1GB or 500MB.")] = "1GB",
     json_: JsonOption = False,
@@ -100,6 +103,56 @@ def data_pack(
 
     packed = pack(manifest, images, out, parse_size(shard_size))
     _say(vars(packed), json_, f"{packed.images} images, {packed.records} records in {packed.shards} shards: {out}")
+
+
+@data_app.command("unpack")
+def data_unpack(
+    shards: Annotated[Path, typer.Argument(help="Folder of tar shards.")], out: OutOption, json_: JsonOption = False
+) -> None:
+    """Turn tar shards into a folder of images and a list."""
+    from vhm.data.pack import unpack
+
+    files = unpack(shards, out)
+    _say({"files": files, "out": str(out)}, json_, f"{files} images: {out}")
+
+
+@data_app.command("index")
+def data_index(
+    shards: Annotated[Path, typer.Argument(help="Folder of tar shards (WebDataset).")], json_: JsonOption = False
+) -> None:
+    """Make a folder of tar shards from elsewhere an image root."""
+    from vhm.data.shards import index_shards
+
+    images = index_shards(shards)
+    _say({"images": images}, json_, f"{images} images: {shards}")
+
+
+@data_app.command("push")
+def data_push(
+    directory: Annotated[Path, typer.Argument(help="A packed dataset, a model, …")],
+    uri: Annotated[str, typer.Argument(metavar="URI", help="s3://BUCKET/PREFIX; credentials as boto3 finds them.")],
+    keep: Annotated[Optional[int], typer.Option(min=1, help="How many versions stay; all by default.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Publish a directory in S3 as its newest version; what is there already is not sent again."""
+    from vhm.storage import parse_uri, publish
+
+    place = parse_uri(uri)
+    version = publish(directory, place, keep)
+    _say({"version": version, "uri": str(place / version)}, json_, f"{place / version}")
+
+
+@data_app.command("pull")
+def data_pull(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="s3://BUCKET/PREFIX, or one version below it.")],
+    out: OutOption,
+    json_: JsonOption = False,
+) -> None:
+    """Fetch a published directory, the newest version unless one is named; what is there already is kept."""
+    from vhm.storage import fetch, parse_uri
+
+    version = fetch(parse_uri(uri), out)
+    _say({"version": version, "out": str(out)}, json_, f"version {version}: {out}")
 
 
 @app.command()
@@ -168,8 +221,8 @@ def warm_start(
 def train(
     stage: Annotated[str, typer.Argument(help="align, pretrain or sft.")],
     model: ModelOption,
-    data: Annotated[Path, typer.Option(help="manifest.parquet of `vhm validate`.")],
-    images: Annotated[Path, typer.Option(help="Image root.")],
+    data: Annotated[list[str], typer.Option(help="manifest.parquet of `vhm validate`; several are mixed.")],
+    images: ImagesOption,
     out: OutOption,
     recipe: RecipeOption = "tiny",
     set_: SetOption = None,

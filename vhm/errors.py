@@ -7,6 +7,7 @@
     │   ├── RecordError     … one record of a list; `.reason` is a reject code
     │   │   └── EncodeError … a record that cannot become a training sample
     │   └── CheckpointError … a model directory or a checkpoint
+    ├── StorageError        S3 did not answer, or refused            exit 2
     ├── TrainError          training stopped                         exit 2
     ├── ServeError          the endpoint did not come up, or refused exit 2
     └── CheckFailed         a check or a gate said no                exit 1
@@ -53,6 +54,10 @@ class ImageError(InputError):
 
 class CheckpointError(InputError):
     """A model directory or a training checkpoint is missing, damaged or of the wrong shape."""
+
+
+class StorageError(VhmError):
+    """S3 did not answer, or refused, or what came is damaged."""
 
 
 class TrainError(VhmError):

@@ -163,6 +163,13 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def cache_directory() -> Path:
+    """Where downloads are kept: $VHM_CACHE, else the user's cache directory."""
+    if place := os.environ.get("VHM_CACHE"):
+        return Path(place)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vhm"
+
+
 def sha256_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vhm.errors import RecipeError
+from vhm.errors import InputError, RecipeError
 
 Stage = Literal["align", "pretrain", "sft"]
 ChatTemplate = Literal["v1", "chatml"]
@@ -60,13 +60,23 @@ class Data(_Section):
     root: str = "data"
     sample: bool = Field(False, description="build the embedded sample when `root` is absent")
     images: str = "images"
-    pretrain: str = "pretrain/list_pretrain.json"
-    sft: str = "sft/list_sft.json"
+    pretrain: str | list[str] = "pretrain/list_pretrain.json"
+    sft: str | list[str] = "sft/list_sft.json"
     evaluation: str = "eval"
     golden: str = "golden.json"
     max_rejected: Share = 0.01
     max_pixels: Positive = 100_000_000
     max_text: Positive = 20_000
+    bands: tuple[Positive, Positive, Positive] | None = Field(
+        None, description="bands of a TIFF to show as red, green, blue, from 1; null: its first three"
+    )
+    scaled_decode: bool = Field(False, description="decode huge JPEG tiles at the smallest scale that training needs")
+    pixel_cache_gb: float = Field(0, ge=0, description="keep resized pixels on disk, at most so many GB; 0: do not")
+
+    def lists(self, kind: Literal["pretrain", "sft"]) -> list[str]:
+        """The lists of a kind, one or several."""
+        named = self.pretrain if kind == "pretrain" else self.sft
+        return [named] if isinstance(named, str) else named
 
 
 class Trained(_Section):
@@ -83,6 +93,9 @@ class StageRecipe(_Section):
     template: Literal["plain"] | ChatTemplate
     image_aspect: Literal["crop", "pad"] = "pad"
     trained: Trained = Trained()
+    weights: list[Annotated[float, Field(ge=0)]] | None = Field(
+        None, description="how many times an epoch has each sample of each list of `data`; null: once"
+    )
     learning_rate: float = Field(2e-5, gt=0)
     warmup_ratio: Share = 0.03
     weight_decay: float = Field(0.0, ge=0)
@@ -134,6 +147,27 @@ class Serving(_Section):
     max_queue: Positive = 64
 
 
+class Storage(_Section):
+    """Where what a run makes goes in S3 (s3://BUCKET/PREFIX); credentials come from the environment alone."""
+
+    checkpoints: str | None = Field(
+        None, description="training checkpoints; a run without local ones goes on from there"
+    )
+    models: str | None = Field(None, description="promoted models")
+
+    @model_validator(mode="after")
+    def _addresses(self) -> Storage:
+        from vhm.storage import parse_uri
+
+        for place in (self.checkpoints, self.models):
+            if place is not None:
+                try:
+                    parse_uri(place)
+                except InputError as error:
+                    raise ValueError(str(error)) from None
+        return self
+
+
 class Cluster(_Section):
     """Where the endpoint runs on Kubernetes, and what one replica of it gets."""
 
@@ -154,6 +188,7 @@ class Recipe(_Section):
     evaluation: Evaluation = Evaluation()
     gate: Gate = Gate()
     serving: Serving = Serving()
+    storage: Storage = Storage()
     cluster: Cluster = Cluster()
 
     @model_validator(mode="after")

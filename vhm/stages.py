@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from vhm.data.images import Limits
+from vhm.data.roots import join
 from vhm.errors import InputError
 from vhm.io import read_json, sha256_tree, write_json, write_text
 from vhm.recipe import Recipe, parse_recipe
@@ -33,18 +34,19 @@ def validate_data(kind: str, recipe: str, data: str, manifest: str, report: str,
 
     root, out = Path(data), Path(manifest)
     evaluation = root / settings.data.evaluation
-    lists = {"pretrain": root / settings.data.pretrain, "sft": root / settings.data.sft, "eval": evaluation}
+    lists = {"pretrain": settings.data.lists("pretrain"), "sft": settings.data.lists("sft"), "eval": ["."]}
     if kind not in lists:
         raise InputError(f"kind {kind!r} is unknown: use {', '.join(lists)}")
     result = validate(
-        lists[kind],
-        evaluation if kind == "eval" else root / settings.data.images,
+        [(evaluation if kind == "eval" else root) / name for name in lists[kind]],
+        evaluation if kind == "eval" else join(root, settings.data.images),
         out,
         kind,  # type: ignore[arg-type]
         [] if kind == "eval" else [evaluation],
         max_rejected=settings.data.max_rejected,
         max_text=settings.data.max_text,
         limits=Limits(max_pixels=settings.data.max_pixels),
+        bands=settings.data.bands,
     )
     write_text(Path(report), _validation_html(result.to_dict()))
     log.info("%s: %d of %d records accepted", kind, result.accepted, result.total)
@@ -80,7 +82,7 @@ def warm_start(recipe: str, data: str, manifests: Sequence[str], model: str, fig
         report = run(base, out, root / settings.base.projector, settings.base.source_layer)
         return _keep(figures, {"projector": report["projector"], **report["exactness"]})
     manifest = manifest_of("pretrain", manifests)
-    train("align", settings, base, manifest, root / settings.data.images, out)
+    train("align", settings, base, manifest, join(root, settings.data.images), out)
     return _keep(figures, {"projector": "align", **_training_figures(out)})
 
 
@@ -93,7 +95,7 @@ def train_stage(
     from vhm.train import train
 
     out = Path(trained)
-    train(stage, settings, Path(model), manifest_of(stage, manifests), Path(data) / settings.data.images, out)
+    train(stage, settings, Path(model), manifest_of(stage, manifests), join(data, settings.data.images), out)
     write_text(Path(curve), f"<!doctype html><title>{stage}</title>{curve_svg(out / 'train_log.jsonl')}")
     return _keep(figures, _training_figures(out))
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vhm.data.images import Limits, load_image
-from vhm.data.pixels import normalised, squared
+from vhm.data.cache import DiskCache
+from vhm.data.images import Limits, load_image, load_pixels
+from vhm.data.pixels import PixelCache, View, normalised, squared
+from vhm.data.resize import bicubic
+from vhm.data.roots import open_root
 from vhm.errors import ImageError
 
 
@@ -83,6 +87,74 @@ def test_orientation_is_applied_only_when_asked() -> None:
     image.save(buffer, "JPEG", exif=exif)
     assert load_image(buffer.getvalue()).size == (4, 2)
     assert load_image(buffer.getvalue(), orient=True).size == (2, 4)
+
+
+def test_jpeg_pixels_are_pillows() -> None:
+    """The quick decoder gives the same bits, whatever the JPEG is like."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 131, 3), dtype=np.uint8))
+    for mode in ("RGB", "L", "CMYK"):
+        for options in ({}, {"quality": 30}, {"subsampling": 0}, {"progressive": True}, {"optimize": True}):
+            buffer = io.BytesIO()
+            noise.convert(mode).save(buffer, "JPEG", **options)
+            with Image.open(buffer) as image:
+                assert np.array_equal(load_pixels(buffer.getvalue()), np.asarray(image.convert("RGB"))), (mode, options)
+
+
+def test_scaled_decoding_is_asked_for_and_near() -> None:
+    smooth = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    smooth.resize((3000, 2000), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+    content = buffer.getvalue()
+    assert load_pixels(content).shape == (2000, 3000, 3)
+    assert load_pixels(content, at_least=336).shape == (500, 750, 3), "a quarter: the next smaller step is too small"
+    exact = View(168, pad=True).of(content).astype(int)
+    scaled = View(168, pad=True, scaled=True).of(content).astype(int)
+    assert np.abs(exact - scaled).mean() < 4
+
+
+def test_bands_are_chosen() -> None:
+    from vhm.data.sample.sources import fetch
+
+    content = fetch("solaris").read("preproc_tutorial/ms1.tif")  # blue, green, red, near infrared
+    own, chosen = load_pixels(content), load_pixels(content, bands=(3, 2, 1))
+    assert np.array_equal(chosen, own[:, :, ::-1])
+    assert not np.array_equal(load_pixels(content, bands=(4, 3, 2))[:, :, 0], own[:, :, 0])
+    with pytest.raises(ImageError, match="4 bands: band 9"):
+        load_pixels(content, bands=(9, 1, 1))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_resizing_is_pillows_to_the_bit(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    height, width, side = draw.integers(1, 700, 3).tolist()
+    scale = side / min(height, width)
+    new_height, new_width = (side if v == min(height, width) else min(int(v * scale), 3000) for v in (height, width))
+    pixels = draw.integers(0, 2, (height, width, 3), dtype=np.uint8) * np.uint8(255)  # worst for rounding
+    expected = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BICUBIC)
+    assert np.array_equal(bicubic(pixels, new_height, new_width), np.asarray(expected))
+
+
+def test_kept_pixels_are_those_of_the_file(tmp_path: Path) -> None:
+    """From memory, from disk, and read anew when the file or the view is another."""
+    noise = np.random.default_rng(0).integers(0, 255, (2, 50, 50, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "images" / "a.png"
+    Image.fromarray(noise[0]).save(path)
+    disk = DiskCache(tmp_path / "disk", 10**8)
+
+    def read(pad: bool = True) -> np.ndarray:
+        return PixelCache(open_root(tmp_path / "images"), View(28, pad), disk=disk).read("a.png")
+
+    first = read()
+    assert np.array_equal(first, squared(noise[0], 28, True))
+    path.rename(tmp_path / "images" / "b.png")
+    (tmp_path / "images" / "b.png").rename(path)
+    assert np.array_equal(read(), first)
+    assert len([p for p in (tmp_path / "disk").rglob("*") if p.is_file() and p.name != ".lock"]) == 1
+    read(pad=False)
+    assert len([p for p in (tmp_path / "disk").rglob("*") if p.is_file() and p.name != ".lock"]) == 2
+    Image.fromarray(noise[1]).save(path)
+    assert np.array_equal(read(), squared(noise[1], 28, True))
 
 
 @pytest.mark.parametrize("size", [(336, 336), (120, 120), (301, 211), (77, 500), (1, 40), (168, 200)])

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image, ImageFilter
 
 from vhm.data.index import open_index
-from vhm.data.pack import pack, packed_records, parse_size
 from vhm.data.records import REASONS
 from vhm.data.validate import require_passed, validate
 from vhm.errors import CheckFailed, InputError
@@ -232,22 +231,6 @@ def test_a_list_that_is_no_list_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("{}")
     with pytest.raises(InputError, match="not a JSON array"):
         validate(tmp_path / "list.json", tmp_path, tmp_path / "out")
-
-
-def test_shards_stand_where_an_image_root_is_asked_for(images: Path, tmp_path: Path) -> None:
-    source = tmp_path / "list.json"
-    source.write_text(json.dumps([good(n) for n in range(4)]))
-    validate(source, images, tmp_path / "out", "pretrain")
-    packed = pack(tmp_path / "out" / "manifest.parquet", images, tmp_path / "packed", parse_size("10KB"))
-    assert (packed.images, packed.records) == (4, 4)
-    assert packed.shards > 1
-    again = validate(source, tmp_path / "packed", tmp_path / "again", "pretrain")
-    assert again.manifest_sha256 == json.loads((tmp_path / "out" / "validation.json").read_text())["manifest_sha256"]
-    assert [r["id"] for r in packed_records(tmp_path / "packed")] == ["r0", "r1", "r2", "r3"]
-    pack(tmp_path / "out" / "manifest.parquet", images, tmp_path / "packed2", parse_size("10KB"))
-    assert [p.read_bytes() for p in sorted((tmp_path / "packed").iterdir())] == [
-        p.read_bytes() for p in sorted((tmp_path / "packed2").iterdir())
-    ]
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:

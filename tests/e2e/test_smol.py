@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from vhm.data.encode import encode
-from vhm.data.sample.sources import Source, cache_directory, fetch_file
+from vhm.data.sample.sources import Source, fetch_file
 from vhm.data.validate import validate
 from vhm.evaluate import evaluate
-from vhm.io import read_json, read_jsonl
+from vhm.io import cache_directory, read_json, read_jsonl
 from vhm.model import load_model
 from vhm.model.answer import Answerer, Asked
 from vhm.model.parts import assemble_base

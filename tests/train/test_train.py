@@ -16,10 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from vhm.data.encode import encode_compact
-from vhm.data.images import Limits
 from vhm.data.index import open_index
 from vhm.errors import CheckpointError, InputError, TrainError
-from vhm.recipe import load_recipe
+from vhm.recipe import Data, load_recipe
 from vhm.train import train
 from vhm.train.batches import EncodedSamples, TrainingSet, encode_samples
 from vhm.train.checkpoint import newest
@@ -116,7 +115,7 @@ def test_upper_half_of_the_vision_tower(base) -> None:
 def training_set(manifest: Path, images: Path, processor, stage, folder: Path) -> TrainingSet:
     index = open_index(manifest)
     encode_samples(folder / "samples", index, processor.tokenizer, stage, {})
-    return TrainingSet(EncodedSamples(folder / "samples"), index, images, processor, stage, 144, Limits())
+    return TrainingSet(EncodedSamples(folder / "samples"), index, str(images), processor, stage, 144, Data())
 
 
 def test_samples_are_encoded_once_and_mapped(base, manifests: Path, tmp_path: Path) -> None:
@@ -186,7 +185,7 @@ def test_a_damaged_checkpoint_is_named_and_not_loaded(tmp_path: Path) -> None:
 
 def test_wrong_inputs_are_refused_before_ranks_start(cut: Path, tmp_path: Path) -> None:
     recipe = load_recipe("tiny")
-    with pytest.raises(InputError, match=r"manifest .* does not exist"):
+    with pytest.raises(InputError, match=r"none.parquet does not exist"):
         train("sft", recipe, cut / "base", tmp_path / "none.parquet", cut / "images", tmp_path / "out")
     manifest = tmp_path / "manifest.parquet"
     manifest.touch()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import orjson
 
 from vhm.data.contamination import LeakFinder, fingerprint
-from vhm.data.images import Limits, load_image
+from vhm.data.images import Limits, load_pixels
 from vhm.data.records import IMAGE_MARKER, Record, check_turns, image_name
 from vhm.data.roots import ImageRoot
 from vhm.data.stream import parse_record
@@ -59,17 +59,34 @@ class Rejected:
     detail: str
 
 
+@dataclass(frozen=True)
+class _Image:
+    """What an image is: (width, height), and the evaluation image that it is, if any."""
+
+    sha256: str
+    size: tuple[int, int]
+    leak: str | None
+
+
 class Checker:
     """Checks records against an image root; `root` None leaves images alone."""
 
     def __init__(
-        self, root: ImageRoot | None, kind: Kind, limits: Limits, max_text: int, leaks: LeakFinder | None
+        self,
+        root: ImageRoot | None,
+        kind: Kind,
+        limits: Limits,
+        max_text: int,
+        leaks: LeakFinder | None,
+        bands: tuple[int, int, int] | None = None,
     ) -> None:
         self._root = root
         self._kind = kind
         self._limits = limits
         self._max_text = max_text
         self._leaks = leaks
+        self._bands = bands
+        self._looked: dict[str, _Image | ImageError] = {}
 
     def check(self, index: int, raw: bytes) -> Row | Rejected:
         """The record in `raw` as a row, or why not. Never raises."""
@@ -157,19 +174,30 @@ class Checker:
             _check_size(record["size"])
         if name is None or self._root is None:
             return None, None
-        content = self._root.read(name)
-        try:
-            image = load_image(content, self._limits)
-        except ImageError as error:
-            raise ImageError(error.reason, f"{name}: {error.detail}") from None
+        if name not in self._looked:  # lists ask several questions about an image
+            self._looked[name] = self._look(name, self._root)
+        found = self._looked[name]
+        if isinstance(found, ImageError):
+            raise found
+        width, height = found.size
         size = record.get("size")
-        if size is not None and list(size) != list(image.size):
-            raise RecordError("image_size", f"the file is {image.width}×{image.height}, the record says {size}")
-        if self._leaks is not None:
-            found = self._leaks.find(fingerprint(content, image))
-            if found is not None:
-                raise RecordError("leak", f"{LEAK}{found}")
-        return hashlib.sha256(content).hexdigest(), image.size
+        if size is not None and list(size) != [width, height]:
+            raise RecordError("image_size", f"the file is {width}×{height}, the record says {size}")
+        if found.leak is not None:
+            raise RecordError("leak", f"{LEAK}{found.leak}")
+        return found.sha256, found.size
+
+    def _look(self, name: str, root: ImageRoot) -> _Image | ImageError:
+        try:
+            content = root.read(name)
+        except ImageError as error:
+            return error
+        try:
+            pixels = load_pixels(content, self._limits, bands=self._bands)
+        except ImageError as error:
+            return ImageError(error.reason, f"{name}: {error.detail}")
+        leak = None if self._leaks is None else self._leaks.find(fingerprint(content, pixels))
+        return _Image(hashlib.sha256(content).hexdigest(), (pixels.shape[1], pixels.shape[0]), leak)
 
 
 def _refuses(text: str) -> bool:

@@ -1,44 +1,93 @@
-"""Whether a training image is an evaluation image: the same bytes, or the same picture re-encoded,
-resized, mirrored or turned.
+"""Whether a training image is an evaluation image: the same bytes, or the same picture re-encoded, resized, padded,
+brightened, mirrored, turned by 90°, or a part of at least a quarter of its area, either way round.
 
-Candidates come from a 64-bit perceptual hash (sign of the lowest 8×8 cosine coefficients of a 32×32
-grey thumbnail, Zauner 2010), compared in eight orientations; a candidate counts only when the two
-thumbnails correlate, so that two flat pictures of water do not pass for one.
+Candidates come from a 64-bit perceptual hash (signs of the lowest 8×8 cosine coefficients around their median,
+Zauner 2010) of the whole picture and of windows at every place and scale, looked up within 11 bits by multi-index
+hashing (Norouzi et al. 2012). A candidate counts only when the two pictures, brought to cover each other, correlate
+both as they are and in their details: two shores or two fields alike do not pass for one.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.Image import Image, Resampling
-from scipy.fft import dctn
+from PIL.Image import Image, Resampling, fromarray
+from scipy.fft import dct
+from scipy.ndimage import gaussian_filter
 
-from vhm.data.images import load_image
+from vhm.data.images import load_pixels
+from vhm.data.resize import compiled
 
-_SIDE = 32
-MAX_DISTANCE = 10
-MIN_CORRELATION = 0.95
-MIN_CONTRAST = 2.0
+log = logging.getLogger(__name__)
+
+Grey = NDArray[np.float16]
+_Window = tuple[float, float, float]  # top, left, side, as shares of a picture
+_Box = tuple[float, float, float, float]  # top, left, height, width, as shares of a picture
+
+MAX_DISTANCE = 11  # with four words of 16 bits, one of them differs in 2 at most
+ALIKE = (0.85, 0.5)  # least correlation of whole pictures, and of their details: what is left without the blurred one
+PART_ALIKE = (0.88, 0.78)  # of a part, which there are many of
+MIN_CONTRAST = 0.5  # grey levels of 255
+MIN_SPREAD = 0.25  # share of a part that shows details of at least …
+MIN_STRUCTURE = 1.0  # … so many grey levels
+MIN_SIDE = 0.5  # of a window: a quarter of the area
+MAX_WINDOWS = 40_000_000  # kept in memory, 24 bytes each; beyond them only whole pictures are compared
+
+_SIDE = 64  # of a thumbnail
+_SEEN = 32  # of a window of one
+_LOW = 8
+_MOST = 20_000  # candidates of one picture by their hashes …
+_LOOKED_AT = 60  # … and those that are compared
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """`thumbnail` is [32, 32] grey; `bits` the 64 hash bits of its upright orientation."""
+    """`views` are [64, 64] grey thumbnails: of the whole picture and, where it is padded, of what is inside."""
 
     sha256: str
-    thumbnail: NDArray[np.float32]
-    bits: NDArray[np.bool_]
+    views: tuple[Grey, ...]
 
 
-def fingerprint(content: bytes, image: Image | None = None) -> Fingerprint:
-    """The fingerprint of an image file's bytes; `image` where it is already decoded. Raises ImageError."""
-    grey = (image or load_image(content)).convert("L").resize((_SIDE, _SIDE), Resampling.BOX)
-    thumbnail = np.asarray(grey, np.float32)
-    return Fingerprint(hashlib.sha256(content).hexdigest(), thumbnail, _hash(thumbnail))
+def fingerprint(content: bytes, pixels: NDArray[np.uint8] | None = None) -> Fingerprint:
+    """The fingerprint of an image file's bytes; `pixels` [H, W, 3] where it is decoded already. Raises ImageError."""
+    image = fromarray(load_pixels(content) if pixels is None else pixels).convert("L")
+    views = [_thumbnail(image)]
+    inside = _without_padding(image)
+    if inside is not None and _is_telling(_thumbnail(inside)):
+        views.append(_thumbnail(inside))
+    return Fingerprint(hashlib.sha256(content).hexdigest(), tuple(views))
+
+
+def save_fingerprints(path: Path, prints: Iterable[tuple[str, Fingerprint]]) -> None:
+    """Write named fingerprints to one file, for `load_finder` of other processes."""
+    pairs = list(prints)
+    np.savez(
+        path,
+        names=np.array([name for name, _ in pairs], np.str_),
+        sha256=np.array([print_.sha256 for _, print_ in pairs], np.str_),
+        counts=np.array([len(print_.views) for _, print_ in pairs], np.int64),
+        views=np.array([view for _, print_ in pairs for view in print_.views], np.float16).reshape(-1, _SIDE, _SIDE),
+    )
+
+
+@functools.lru_cache(1)
+def load_finder(path: Path) -> LeakFinder:
+    """The finder over what `save_fingerprints` wrote; made once in a process."""
+    with np.load(path) as kept:
+        names, hashes, counts, views = (kept[key] for key in ("names", "sha256", "counts", "views"))
+    ends = np.cumsum(counts)
+    spans = zip(names.tolist(), hashes.tolist(), ends - counts, ends, strict=True)
+    return LeakFinder([(name, Fingerprint(digest, tuple(views[a:b]))) for name, digest, a, b in spans])
 
 
 class LeakFinder:
@@ -46,34 +95,283 @@ class LeakFinder:
 
     def __init__(self, evaluation: Iterable[tuple[str, Fingerprint]]) -> None:
         pairs = list(evaluation)
-        self._names = [name for name, _ in pairs]
         self._by_bytes = {print_.sha256: name for name, print_ in pairs}
-        self._bits = np.array([print_.bits for _, print_ in pairs], bool).reshape(-1, 64)
-        self._thumbnails = [_normal(print_.thumbnail) for _, print_ in pairs]
+        seen = [(name, view) for name, print_ in pairs for view in print_.views if _shows(view)]
+        self._names, self._views = [name for name, _ in seen], [view for _, view in seen]
+        # What shows hardly anything is compared whole, and never taken for a part of something.
+        self._telling = [place for place, view in enumerate(self._views) if _is_telling(view)]
+        windows = _windows()
+        if len(self._telling) * len(windows) > MAX_WINDOWS:
+            log.warning(
+                "%d evaluation images are too many to look for parts of them: only whole ones", len(self._views)
+            )
+            self._telling = []
+        self._windows = [(0.0, 0.0, 1.0), *windows]
+        wholes = [_hashes(_turned(_all_low(view)[0])) for view in self._views]
+        self._wholes = HashIndex([hashes[:1] for hashes in wholes])
+        self._parts = HashIndex([_hashes(_all_low(self._views[place])) for place in self._telling])
+        self._small = HashIndex([wholes[place] for place in self._telling])
 
     def find(self, image: Fingerprint) -> str | None:
         """The name of the evaluation image that `image` is, or None."""
         if image.sha256 in self._by_bytes:
             return self._by_bytes[image.sha256]
-        if not self._names or image.thumbnail.std() < MIN_CONTRAST:
+        for view in image.views:
+            found = self._find(view) if self._names and _shows(view) else None
+            if found is not None:
+                return found
+        return None
+
+    def _find(self, view: Grey) -> str | None:
+        low = _all_low(view)
+        upright = _hashes(_turned(low[0]))
+        for turn, place, _ in _few((turn, place, 0) for turn, place in self._wholes.find(upright)):
+            if _same(_orientations(view)[turn], self._views[place], self._windows[0]):
+                return self._names[place]
+        if not _is_telling(view):
             return None
-        for turned in _orientations(image.thumbnail):
-            distances = (self._bits != _hash(turned)).sum(1)
-            normal = _normal(turned)
-            for candidate in np.flatnonzero(distances <= MAX_DISTANCE):
-                if float((normal * self._thumbnails[candidate]).mean()) >= MIN_CORRELATION:
-                    return self._names[candidate]
+        parts = ((turn, *divmod(place, len(self._windows))) for turn, place in self._parts.find(upright))
+        for turn, small, window in _few(parts):
+            if _same(_orientations(view)[turn], self._views[self._telling[small]], self._windows[window]):
+                return self._names[self._telling[small]]
+        near = ((window, *divmod(place, 8)) for window, place in self._small.find(_hashes(low[1:])))
+        for turn, small, window in _few((turn, small, window + 1) for window, small, turn in near):
+            if _same(_orientations(self._views[self._telling[small]])[turn], view, self._windows[window]):
+                return self._names[self._telling[small]]
         return None
 
 
-def _hash(thumbnail: NDArray[np.float32]) -> NDArray[np.bool_]:
-    low = dctn(thumbnail, norm="ortho")[:8, :8].ravel()
-    return np.asarray(low > np.median(low[1:]))
+def _few(candidates: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+    """The first candidates, (turn, evaluation view, window), and of each evaluation view the first three."""
+    of_view: Counter[int] = Counter()
+    for candidate in candidates:
+        of_view[candidate[1]] += 1
+        if of_view[candidate[1]] <= 3:
+            yield candidate
+        if of_view.total() >= _LOOKED_AT:
+            return
 
 
-def _normal(thumbnail: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (thumbnail - thumbnail.mean()) / max(float(thumbnail.std()), 1e-6)
+# --- hashes --------------------------------------------------------------------------------------
 
 
-def _orientations(thumbnail: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    return [np.rot90(side, turns) for side in (thumbnail, thumbnail[:, ::-1]) for turns in range(4)]
+class HashIndex:
+    """64-bit hashes; those within `MAX_DISTANCE` of another are found by their four words of 16 bits."""
+
+    def __init__(self, hashes: list[NDArray[np.uint64]]) -> None:
+        self._hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
+        words = self._hashes.view(np.uint16).reshape(-1, 4)
+        self._order = np.stack([np.argsort(words[:, w], kind="stable").astype(np.int32) for w in range(4)])
+        counts = [np.bincount(words[:, w], minlength=1 << 16) for w in range(4)]
+        self._starts = np.stack([np.concatenate([[0], np.cumsum(count)]).astype(np.int64) for count in counts])
+
+    def find(self, hashes: NDArray[np.uint64]) -> list[tuple[int, int]]:
+        """(which of `hashes`, place of a hash near it), the nearest first."""
+        found = np.empty((_MOST, 3), np.int64)
+        count = _probe(self._hashes, self._order, self._starts, hashes, _flips(), MAX_DISTANCE, found)
+        pairs = np.unique(found[:count], axis=0)  # distance, which, place: a near hash shares several words
+        return [(which, place) for _, which, place in pairs.tolist()]
+
+
+@functools.cache
+def _flips() -> NDArray[np.uint16]:
+    """All words of 16 bits with two bits set or less."""
+    return np.array([sum(1 << b for b in bits) for n in range(3) for bits in combinations(range(16), n)], np.uint16)
+
+
+@compiled
+def _probe(hashes: Any, order: Any, starts: Any, wanted: Any, flips: Any, limit: Any, found: Any) -> Any:
+    count = 0
+    for which in range(wanted.size):
+        for word in range(4):
+            own = (wanted[which] >> np.uint64(16 * word)) & np.uint64(0xFFFF)
+            for flip in flips:
+                value = own ^ np.uint64(flip)
+                for at in range(starts[word, value], starts[word, value + np.uint64(1)]):
+                    place = order[word, at]
+                    differ = hashes[place] ^ wanted[which]
+                    bits = 0
+                    while differ and bits <= limit:
+                        differ &= differ - np.uint64(1)
+                        bits += 1
+                    if bits <= limit and count < len(found):
+                        found[count, 0], found[count, 1], found[count, 2] = bits, which, place
+                        count += 1
+    return count
+
+
+def _hashes(low: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """[n, 8, 8] coefficients as n hashes."""
+    flat = low.reshape(len(low), -1)
+    median = np.partition(flat[:, 1:], 31, axis=1)[:, 31:32]
+    return np.packbits(flat > median, axis=1, bitorder="little").view(np.uint64).ravel()
+
+
+def _turned(low: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The coefficients of the 8 orientations of a picture, in the order of `_orientations`."""
+    signs = np.where(np.arange(_LOW) % 2, -1, 1).astype(np.float32)
+    made = []
+    for side in (low, low * signs[None, :]):  # mirrored: odd columns change their sign
+        for _ in range(4):
+            made.append(side)
+            side = side.T * signs[:, None]  # turned by 90° against the clock: columns become rows from the bottom
+    return np.stack(made)
+
+
+def _orientations(view: Grey) -> list[Grey]:
+    return [np.rot90(side, turns) for side in (view, view[:, ::-1]) for turns in range(4)]
+
+
+# --- windows -------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _windows() -> list[_Window]:
+    """(top, left, side) of the windows of a picture, as shares of it: near enough to each other for the hash."""
+    return [(top, left, side) for side, offsets in _scales() for top in offsets for left in offsets]
+
+
+@functools.cache
+def _scales() -> list[tuple[float, list[float]]]:
+    scales, side = [], 0.95
+    while side > MIN_SIDE - 0.01:
+        count = int(np.ceil((1 - side) / (0.06 * side))) + 1
+        scales.append((side, np.linspace(0, 1 - side, count).tolist()))
+        side *= 0.94
+    return scales
+
+
+def _all_low(view: Grey) -> NDArray[np.float32]:
+    """The lowest 8×8 cosine coefficients of the whole picture and of each window: [1 + windows, 8, 8]."""
+    found = []
+    view = view.astype(np.float32)  # type: ignore[assignment]
+    for rows in _bases():
+        low = (rows.reshape(-1, _SIDE) @ view) @ rows.reshape(-1, _SIDE).T
+        count = len(rows)
+        found.append(low.reshape(count, _LOW, count, _LOW).transpose(0, 2, 1, 3).reshape(-1, _LOW, _LOW))
+    return np.concatenate(found)
+
+
+@functools.cache
+def _bases() -> list[NDArray[np.float32]]:
+    """For each scale, the whole first, [offsets, 8, 64]: a window's mean over 32 cells, then their cosine transform."""
+    cosine = dct(np.eye(_SEEN), axis=0, norm="ortho")[:_LOW]
+    made = []
+    for side, offsets in [(1.0, [0.0]), *_scales()]:
+        made.append(np.stack([cosine @ _cells(offset, side) for offset in offsets]).astype(np.float32))
+    return made
+
+
+def _cells(offset: float, side: float) -> NDArray[np.float64]:
+    """[32, 64]: the mean of a picture's row over each 32nd of a window."""
+    edges = (offset + side * np.arange(_SEEN + 1) / _SEEN) * _SIDE
+    pixels = np.arange(_SIDE)
+    covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    covered = np.maximum(covered, 0)
+    return covered / np.maximum(covered.sum(axis=1, keepdims=True), 1e-9)
+
+
+# --- certainty -----------------------------------------------------------------------------------
+
+
+def _same(part: Grey, whole: Grey, window: _Window) -> bool:
+    """Whether `part` is `whole` at about `window`: moved and stretched until they correlate best."""
+    cells = _cells(0.0, 1.0)
+    wanted = cells @ part @ cells.T
+    details = wanted - gaussian_filter(wanted, 2)
+    box = (window[0], window[1], window[2], window[2])
+    correlation, detail = ALIKE if window[2] == 1 else PART_ALIKE
+    for blur, steps, enough in ((2.0, (0.03, 0.015), correlation - 0.25), (0.0, (0.01, 0.005), correlation)):
+        score, box = _aligned(wanted, whole, window, box, blur, steps)
+        if score < enough:
+            return False
+    seen = _seen(whole, box)
+    return _match(_normal(details), seen - gaussian_filter(seen, 2)) >= detail
+
+
+def _aligned(
+    wanted: NDArray[np.float64], whole: Grey, window: _Window, box: _Box, blur: float, steps: Iterable[float]
+) -> tuple[float, _Box]:
+    """The best correlation near `box`, and where; blurred pictures lead there from further away."""
+
+    def seen(box: _Box) -> NDArray[np.float64]:
+        return gaussian_filter(_seen(whole, box), blur) if blur else _seen(whole, box)
+
+    near = (window[0], window[1], window[2], window[2])
+    normal = _normal(gaussian_filter(wanted, blur) if blur else wanted)
+    score = _match(normal, seen(box))
+    if score < 0.3:
+        return score, box
+    for step in steps:
+        moved = True
+        while moved:
+            moved = False
+            for axis in range(4):
+                for change in (-step, step):
+                    tried: _Box = tuple(v + change * (i == axis) for i, v in enumerate(box))  # type: ignore[assignment]
+                    if abs(tried[axis] - near[axis]) > 0.07 or not _inside(tried):
+                        continue
+                    found = _match(normal, seen(tried))
+                    if found > score + 1e-4:
+                        box, score, moved = tried, found, True
+    return score, box
+
+
+def _inside(box: _Box) -> bool:
+    top, left, height, width = box
+    return min(top, left) >= -0.01 and max(top + height, left + width) <= 1.01
+
+
+def _is_telling(view: Grey) -> bool:
+    """Whether enough of a picture shows something: a lone island in a lake is found in many lakes."""
+    cells = _cells(0.0, 1.0)
+    seen = cells @ view @ cells.T
+    details = seen - gaussian_filter(seen, 2)
+    return float((np.sqrt(gaussian_filter(details**2, 2)) >= MIN_STRUCTURE).mean()) >= MIN_SPREAD
+
+
+def _seen(whole: Grey, box: _Box) -> NDArray[np.float64]:
+    top, left, height, width = box
+    return _cells(top, height) @ whole @ _cells(left, width).T
+
+
+def _match(normal: NDArray[np.float64], seen: NDArray[np.float64]) -> float:
+    return float((normal * _normal(seen)).mean())
+
+
+def _normal(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (values - values.mean()) / max(float(values.std()), 1e-6)
+
+
+# --- thumbnails ----------------------------------------------------------------------------------
+
+
+def _shows(view: Grey) -> bool:
+    return float(view.astype(np.float32).std()) >= MIN_CONTRAST
+
+
+def _thumbnail(image: Image) -> Grey:
+    return np.asarray(image.convert("F").resize((_SIDE, _SIDE), Resampling.BOX), np.float16)
+
+
+def _without_padding(image: Image) -> Image | None:
+    """What is inside borders of one colour; None where there are none, or hardly anything is inside."""
+    grey = np.asarray(image)
+    (top, bottom), (left, right) = _inner(grey), _inner(grey.T)
+    height, width = grey.shape
+    shares = (bottom - top) / height, (right - left) / width
+    if min(shares) > 0.98 or min(shares) < 0.1:
+        return None
+    return image.crop((left, top, right, bottom))
+
+
+def _inner(grey: NDArray[np.uint8]) -> tuple[int, int]:
+    """First and last row, exclusive, that are not of a border's colour."""
+    flat = np.ptp(grey, axis=1) <= 2  # JPEG leaves one colour as it is; calm water is not one colour
+    ends = []
+    for rows, plain in ((grey, flat), (grey[::-1], flat[::-1])):
+        inner = int(np.argmin(plain)) if not plain.all() else len(plain)
+        while 0 < inner < len(rows) and (np.abs(rows[inner].astype(int) - int(rows[0, 0])) <= 16).mean() > 0.9:
+            inner += 1  # the last rows of the border, stirred by JPEG
+        ends.append(inner)
+    return ends[0], max(len(grey) - ends[1], ends[0])

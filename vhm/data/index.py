@@ -11,17 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from vhm.errors import InputError
+from vhm.storage import is_uri, open_published, parse_uri
+
+MANIFEST = "manifest.parquet"
+_COLUMNS = ("record", "list")
 
 
 class Index(Sequence[dict[str, Any]]):
-    """The accepted records of a manifest, in their order; an item is a record as in the list file."""
+    """The accepted records of one or several manifests, in their order; an item is a record as in the list file.
 
-    def __init__(self, table: Any) -> None:
-        self._records = table.column("record")
-        self._lengths = table.column("text_length")
+    `lists` says which list each record is of: which manifest, or which of the lists that one manifest was made from.
+    """
+
+    def __init__(self, records: Any, lists: NDArray[np.int16]) -> None:
+        self._records, self.lists = records, lists
 
     def __len__(self) -> int:
         return len(self._records)
@@ -38,23 +46,34 @@ class Index(Sequence[dict[str, Any]]):
             raise IndexError(f"record {index} of {len(self)}")
         return orjson.loads(memoryview(self._records[position].as_buffer()))
 
-    def text_lengths(self) -> list[int]:
-        """Characters of each record's conversation: what batches are grouped by."""
-        return self._lengths.to_pylist()
 
-
-def open_index(manifest: str | Path) -> Index:
-    """Open a validated manifest. InputError when it is missing or was not written by `vhm validate`."""
+def open_index(manifest: str | Path | Sequence[str | Path]) -> Index:
+    """Open a validated manifest, or several as one. InputError when one is missing or not of `vhm validate`."""
     import pyarrow as pa
 
-    manifest = Path(manifest)
-    if manifest.is_dir():
-        manifest = manifest / "manifest.parquet"
-    if not manifest.is_file():
-        raise InputError(f"{manifest} does not exist: make it with `vhm validate`")
-    mapped = _arrow_file(manifest)
-    table = pa.ipc.open_file(pa.memory_map(str(mapped))).read_all()
-    return Index(table)
+    several = [manifest] if isinstance(manifest, (str, Path)) else list(manifest)
+    tables = [pa.ipc.open_file(pa.memory_map(str(_arrow_file(manifest_file(one))))).read_all() for one in several]
+    if len(several) == 1:
+        lists = tables[0]["list"].to_numpy()
+    else:
+        lists = np.repeat(np.arange(len(tables), dtype=np.int16), [len(table) for table in tables])
+    return Index(pa.chunked_array([chunk for t in tables for chunk in t["record"].chunks], pa.large_binary()), lists)
+
+
+def manifest_file(place: str | Path) -> Path:
+    """The manifest at a path, in a directory, or in a published one (s3://…), as a file of this machine."""
+    if is_uri(place):
+        from vhm.data.roots import fetch_file
+
+        published = open_published(parse_uri(str(place)))
+        if published is None or MANIFEST not in published.files:
+            raise InputError(f"{place} holds no {MANIFEST}: publish a packed dataset with `vhm data push`")
+        return fetch_file(published, MANIFEST)
+    path = Path(place)
+    path = path / MANIFEST if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: make it with `vhm validate`")
+    return path
 
 
 class IndexWriter:
@@ -67,7 +86,7 @@ class IndexWriter:
     def __enter__(self) -> IndexWriter:
         import pyarrow as pa
 
-        self._schema = pa.schema([("record", pa.large_binary()), ("text_length", pa.int32())])
+        self._schema = pa.schema([("record", pa.large_binary()), ("list", pa.int16())])
         self._sink = pa.OSFile(str(self._beside), "wb")
         self._writer = pa.ipc.new_file(self._sink, self._schema)
         return self
@@ -101,8 +120,8 @@ def _arrow_file(manifest: Path) -> Path:
     try:
         source = parquet.ParquetFile(manifest)
         with IndexWriter(manifest) as index:
-            for batch in source.iter_batches(columns=["record", "text_length"]):
+            for batch in source.iter_batches(columns=list(_COLUMNS)):
                 index.write(batch)
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, ValueError, KeyError) as error:
         raise InputError(f"{manifest} is not a manifest of `vhm validate`: {str(error).splitlines()[0]}") from None
     return path

@@ -1,69 +1,239 @@
-"""Image roots: a folder of files or a folder of tar shards, read the same way.
+"""Image roots: a folder of files, a folder of tar shards, or either in S3; read the same way.
 
 FOLDER/SOURCE/IMAGE                     files
 FOLDER/index.json, shard-000000.tar …   what `vhm data pack` writes; images are read by offset
+s3://BUCKET/PREFIX                      either of them, published (`vhm data push`) or plain; images are read in
+                                        ranges and kept in a folder of limited size
 """
 
 from __future__ import annotations
 
 import mmap
+import os
+import re
+import stat
+import threading
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import orjson
+
+from vhm.data.cache import DiskCache
+from vhm.data.shards import INDEX, TABLE, Place, ShardTable, is_packed, open_local_table, open_table
 from vhm.errors import ImageError, InputError
-from vhm.io import read_json
+from vhm.io import cache_directory, write_bytes
+from vhm.storage import Bucket, Published, is_uri, open_published, parse_uri
 
-INDEX = "index.json"
+MAX_FILE = 2**30
 
 
 class ImageRoot(Protocol):
-    """Gives the bytes of an image by its name below the root."""
+    """Gives the bytes of an image by its name below the root; from several threads at once."""
+
+    remote: bool
 
     def read(self, name: str) -> bytes:
         """The file's bytes. Raises ImageError when there is no such file or it leaves the root."""
         ...
 
+    def size(self, name: str) -> int:
+        """How many bytes `read` gives. Raises ImageError as `read` does."""
+        ...
 
-def open_root(path: Path) -> ImageRoot:
-    """The image root at `path`; InputError when it does not exist."""
+    def version(self, name: str) -> str:
+        """Another text when the file's bytes are others. Raises ImageError as `read` does."""
+        ...
+
+
+def open_root(place: str | Path) -> ImageRoot:
+    """The image root at a path or an s3:// address; InputError when there is none."""
+    if is_uri(place):
+        return _open_remote(str(place))
+    path = Path(place)
     if not path.is_dir():
         raise InputError(f"image root {path} does not exist")
-    return PackedRoot(path) if (path / INDEX).is_file() else FolderRoot(path)
+    return PackedRoot(path) if is_packed(path) else FolderRoot(path)
+
+
+def join(root: str | Path, name: str) -> str | Path:
+    """`name` below a data root; an address or an absolute path stands for itself."""
+    if is_uri(name):
+        return name
+    return f"{root}/{name}" if is_uri(root) else Path(root) / name
 
 
 class FolderRoot:
+    remote = False
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._real = path.resolve()
 
     def read(self, name: str) -> bytes:
+        status = self._status(name)
+        if status.st_size > MAX_FILE:
+            raise ImageError("image_bomb", f"{self._path / name} has {status.st_size} bytes")
+        try:
+            return (self._path / name).read_bytes()
+        except OSError:
+            raise ImageError("image_missing", f"{self._path / name} cannot be read") from None
+
+    def size(self, name: str) -> int:
+        return self._status(name).st_size
+
+    def version(self, name: str) -> str:
+        status = self._status(name)
+        return f"{name} {status.st_size} {status.st_mtime_ns}"
+
+    def _status(self, name: str) -> os.stat_result:
         path = self._path / name
         try:
             path.resolve().relative_to(self._real)
         except ValueError:
             raise ImageError("bad_path", f"{name} leaves the image root through a link") from None
         try:
-            return path.read_bytes()
+            status = path.stat()
         except OSError:
             raise ImageError("image_missing", f"{path} does not exist") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("image_unknown", f"{path} is no file")
+        return status
 
 
-class PackedRoot:
-    """Shards are memory-mapped; the index says where each image's bytes are."""
+class _Shards:
+    """What local and remote shards share: the table."""
+
+    def __init__(self, where: str, table: ShardTable) -> None:
+        self._where, self._table = where, table
+
+    def size(self, name: str) -> int:
+        return self._place(name).size
+
+    def version(self, name: str) -> str:
+        return self._place(name).sha256.hex()
+
+    def _place(self, name: str) -> Place:
+        place = self._table.find(name)
+        if place is None:
+            raise ImageError("image_missing", f"{name} is not in {self._where}")
+        return place
+
+
+class PackedRoot(_Shards):
+    """Shards are memory-mapped; the table says where each image's bytes are."""
+
+    remote = False
 
     def __init__(self, path: Path) -> None:
+        super().__init__(str(path), open_local_table(path))
         self._path = path
-        index = read_json(path / INDEX)
-        self._shards = [shard["name"] for shard in index["shards"]]
-        self._files: dict[str, list[int]] = index["files"]
         self._mapped: dict[int, mmap.mmap] = {}
+        self._lock = threading.Lock()
 
     def read(self, name: str) -> bytes:
-        place = self._files.get(name)
-        if place is None:
-            raise ImageError("image_missing", f"{name} is not in {self._path}")
-        shard, offset, size = place
-        if shard not in self._mapped:
-            with (self._path / self._shards[shard]).open("rb") as file:
-                self._mapped[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._mapped[shard][offset : offset + size]
+        place = self._place(name)
+        shard = self._shard(place.shard)
+        if not 0 <= place.offset <= place.offset + place.size <= len(shard):
+            raise ImageError("image_truncated", f"{name} is not where the table of {self._path} says")
+        return shard[place.offset : place.offset + place.size]
+
+    def _shard(self, number: int) -> mmap.mmap:
+        with self._lock:
+            if number not in self._mapped:
+                try:
+                    path = self._path / self._table.shards[number]
+                    with path.open("rb") as file:
+                        self._mapped[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                except (OSError, IndexError, ValueError):
+                    raise InputError(f"shard {number} of {self._path} is missing or empty") from None
+            return self._mapped[number]
+
+
+# --- S3 ------------------------------------------------------------------------------------------
+
+
+def _open_remote(place: str) -> ImageRoot:
+    uri = parse_uri(place)
+    published = open_published(uri)
+    if published is None:
+        published = Published(Bucket(uri.bucket), uri, {})
+        if not published.bucket.keys(f"{uri.prefix}/" if uri.prefix else "", limit=1):
+            raise InputError(f"image root {place} is empty or does not exist")
+        return RemoteFolder(published)
+    return RemoteShards(published) if INDEX in published.files else RemoteFolder(published)
+
+
+def image_cache() -> DiskCache:
+    """Where images from S3 are kept: `s3` below $VHM_CACHE, at most $VHM_CACHE_GB (20)."""
+    told = os.environ.get("VHM_CACHE_GB", "20")
+    if not re.fullmatch(r"\d+(\.\d+)?", told):
+        raise InputError(f"VHM_CACHE_GB={told!r} is no number of gigabytes")
+    return DiskCache(cache_directory() / "s3", int(float(told) * 1e9))
+
+
+def fetch_file(published: Published, name: str) -> Path:
+    """A file of a published directory on this machine, to be mapped: `tables` below $VHM_CACHE."""
+    path = cache_directory() / "tables" / published.files[name]["sha256"]
+    if not path.is_file():
+        write_bytes(path, published.read(name))
+    return path
+
+
+class RemoteFolder:
+    """One object an image."""
+
+    remote = True
+
+    def __init__(self, published: Published) -> None:
+        self._published, self._cache = published, image_cache()
+
+    def read(self, name: str) -> bytes:
+        entry = self._published.files.get(name)
+        if self._published.files and entry is None:
+            raise ImageError("image_missing", f"{name} is not in {self._published.uri}")
+        key = entry["sha256"] if entry else self.version(name)
+        content = self._cache.get(key)
+        if content is None:
+            try:
+                content = self._published.bucket.get(
+                    (self._published.uri / name).prefix, sha256=entry["sha256"] if entry else None
+                )
+            except FileNotFoundError:
+                raise ImageError("image_missing", f"{self._published.uri / name} does not exist") from None
+            self._cache.put(key, content)
+        return content
+
+    def size(self, name: str) -> int:
+        entry = self._published.files.get(name)
+        return int(entry["size"]) if entry else int(self._head(name)["size"])
+
+    def version(self, name: str) -> str:
+        entry = self._published.files.get(name)
+        return str(entry["sha256"]) if entry else f"{self._published.uri / name} {self._head(name)['etag']}"
+
+    def _head(self, name: str) -> dict[str, Any]:
+        head = self._published.bucket.head((self._published.uri / name).prefix)
+        if head is None:
+            raise ImageError("image_missing", f"{self._published.uri / name} does not exist")
+        return head
+
+
+class RemoteShards(_Shards):
+    """Images are ranges of shards; each one's hash is in the table, so what comes damaged is asked for again."""
+
+    remote = True
+
+    def __init__(self, published: Published) -> None:
+        index = orjson.loads(published.read(INDEX))
+        super().__init__(str(published.uri), open_table(index, fetch_file(published, TABLE)))
+        self._published, self._cache = published, image_cache()
+
+    def read(self, name: str) -> bytes:
+        place = self._place(name)
+        digest = place.sha256.hex()
+        content = self._cache.get(digest)
+        if content is None:
+            shard = (self._published.uri / self._table.shards[place.shard]).prefix
+            content = self._published.bucket.get(shard, place.offset, place.size, digest)
+            self._cache.put(digest, content)
+        return content

@@ -36,12 +36,12 @@ import orjson
 from numpy.typing import NDArray
 
 from vhm.data.check import LEAK, Checker, Kind, Rejected, Row
-from vhm.data.contamination import Fingerprint, LeakFinder, fingerprint
+from vhm.data.contamination import Fingerprint, fingerprint, load_finder, save_fingerprints
 from vhm.data.images import Limits
 from vhm.data.index import IndexWriter
 from vhm.data.leak_report import Leak, write_leaks
 from vhm.data.records import image_name
-from vhm.data.roots import open_root
+from vhm.data.roots import ImageRoot, open_root
 from vhm.data.stream import RecordList, open_list, parse_record
 from vhm.errors import CheckFailed, ImageError, InputError, RecordError
 from vhm.io import jsonl, read_jsonl, sha256_file, write_bytes, write_json
@@ -85,40 +85,46 @@ class Validation:
 
 
 def validate(
-    source: Path,
-    images: Path,
+    source: Path | Sequence[Path],
+    images: str | Path,
     out: Path,
     kind: Kind = "sft",
     against: Sequence[Path] = (),
-    against_images: Path | None = None,
+    against_images: str | Path | None = None,
     max_rejected: float = 0.01,
     max_text: int = 20_000,
     limits: Limits | None = None,
     skip_images: bool = False,
+    bands: tuple[int, int, int] | None = None,
     shard: tuple[int, int] = (0, 1),
     merge: Sequence[Path] = (),
 ) -> Validation:
-    """Check a list (or, for "eval", a directory of evaluation files) and write the manifest to `out`.
+    """Check a list, or several (or, for "eval", a directory of evaluation files), and write the manifest to `out`.
 
     `shard` (i, n) takes the i-th of n equal parts; `merge` are directories of all shards, whose results are
     joined without checking anything again. Raises InputError when the list cannot be read; what is wrong
     with single records is never raised, but counted in the result.
     """
-    lists = open_lists(source, kind)
-    settings = _Settings(images, kind, limits or Limits(), max_text, skip_images)
+    sources = [source] if isinstance(source, Path) else list(source)
+    told = ", ".join(map(str, sources))
+    lists = [found for one in sources for found in open_lists(one, kind)]
+    settings = _Settings(images, kind, limits or Limits(), max_text, skip_images, bands)
     key = _key(lists, settings, [*against, *([against_images] if against_images else [])])
     total = sum(map(len, lists))
     if merge:
         pieces = _pieces_of(merge, key, total)
     else:
         first, last = total * shard[0] // shard[1], total * (shard[0] + 1) // shard[1]
-        prints = list(_fingerprints(against, against_images or images)) if against else None
-        pieces = _check_all(lists, (first, last), settings, prints, _parts_folder(out, key), source.name)
-    result = _join(pieces, Validation(kind, str(source), max_rejected=max_rejected), out)
+        folder = _parts_folder(out, key)
+        prints = folder / "evaluation.npz" if against else None
+        if prints is not None and not prints.exists():
+            save_fingerprints(prints, _fingerprints(against, against_images or images))
+        pieces = _check_all(lists, (first, last), settings, prints, folder, sources[0].name)
+    result = _join(pieces, Validation(kind, told, max_rejected=max_rejected), out)
     (out / "leaks.html").unlink(missing_ok=True)
     if "leak" in result.reasons:
-        folders = {path if path.is_dir() else against_images or images for path in against}
-        write_leaks(out / "leaks.html", list(_leaks(out, lists)), open_root(images), map(open_root, sorted(folders)))
+        places = sorted({str(path if path.is_dir() else against_images or images) for path in against})
+        write_leaks(out / "leaks.html", list(_leaks(out, lists)), open_root(images), map(open_root, places))
     write_json(out / "validation.json", result.to_dict())
     if shard == (0, 1):
         shutil.rmtree(out / PARTS, ignore_errors=True)
@@ -164,21 +170,32 @@ def open_lists(source: Path, kind: Kind) -> list[RecordList]:
     return [open_list(file) for file in files]
 
 
-def _fingerprints(lists: Sequence[Path], images: Path) -> Iterator[tuple[str, Fingerprint]]:
+def _fingerprints(lists: Sequence[Path], images: str | Path) -> Iterator[tuple[str, Fingerprint]]:
     """Fingerprints of the distinct images that evaluation lists name; unreadable ones are left out."""
-    seen: set[tuple[Path, str]] = set()
+    wanted: dict[tuple[str | Path, str], ImageRoot] = {}
     for source in lists:
-        folder = source if source.is_dir() else images
+        folder: str | Path = source if source.is_dir() else images
         root = open_root(folder)
         for record in _records(open_lists(source, "eval")):
             try:
                 name = image_name(record) if isinstance(record, dict) else None
-                if name is None or (folder, name) in seen:
-                    continue
-                seen.add((folder, name))
-                yield name, fingerprint(root.read(name))
-            except (RecordError, ImageError) as error:
+            except RecordError as error:
                 log.warning("%s: %s", source, error)
+                continue
+            if name is not None:
+                wanted.setdefault((folder, name), root)
+
+    def look(item: tuple[tuple[str | Path, str], ImageRoot]) -> tuple[str, Fingerprint] | None:
+        (folder, name), root = item
+        try:
+            return name, fingerprint(root.read(name))
+        except ImageError as error:
+            log.warning("%s: %s", folder, error)
+            return None
+
+    with ThreadPoolExecutor() as threads:
+        found = track(threads.map(look, wanted.items()), "looking at evaluation images", len(wanted))
+        yield from (entry for entry in found if entry is not None)
 
 
 def _records(lists: Iterable[RecordList]) -> Iterator[Any]:
@@ -196,18 +213,20 @@ def _records(lists: Iterable[RecordList]) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class _Settings:
-    images: Path
+    images: str | Path
     kind: Kind
     limits: Limits
     max_text: int
     skip_images: bool
+    bands: tuple[int, int, int] | None
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Records [first, first + len(starts)) of the whole, bytes of one file."""
+    """Records [first, first + len(starts)) of the whole, bytes of one file, which is list number `list`."""
 
     first: int
+    list: int
     path: Path
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
@@ -221,7 +240,7 @@ def _check_all(
     lists: list[RecordList],
     span: tuple[int, int],
     settings: _Settings,
-    prints: list[tuple[str, Fingerprint]] | None,
+    prints: Path | None,
     folder: Path,
     what: str,
 ) -> list[Path]:
@@ -239,11 +258,11 @@ def _check_all(
 
 def _cut(lists: list[RecordList], first: int, last: int) -> Iterator[_Piece]:
     before = 0
-    for records in lists:
+    for number, records in enumerate(lists):
         start, stop = max(first - before, 0), min(last - before, len(records))
         for at in range(start, stop, _PIECE):
             part = slice(at, min(at + _PIECE, stop))
-            yield _Piece(before + at, records.path, records.starts[part], records.ends[part])
+            yield _Piece(before + at, number, records.path, records.starts[part], records.ends[part])
         before += len(records)
 
 
@@ -253,15 +272,13 @@ def _workers(records: int, skip_images: bool) -> Executor:
     return ProcessPoolExecutor(os.cpu_count() or 1, multiprocessing.get_context("spawn"))
 
 
-def _check_piece(
-    piece: _Piece, settings: _Settings, prints: list[tuple[str, Fingerprint]] | None, folder: Path
-) -> None:
+def _check_piece(piece: _Piece, settings: _Settings, prints: Path | None, folder: Path) -> None:
     """Write `folder`/NAME.arrow with the rows, then NAME.jsonl with the rejected: a piece that has both is done."""
     import pyarrow as pa
 
     root = None if settings.skip_images else open_root(settings.images)
-    leaks = None if prints is None else LeakFinder(prints)
-    checker = Checker(root, settings.kind, settings.limits, settings.max_text, leaks)
+    leaks = None if prints is None else load_finder(prints)
+    checker = Checker(root, settings.kind, settings.limits, settings.max_text, leaks, settings.bands)
     rows: list[Row] = []
     rejected: list[Rejected] = []
     with piece.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -275,6 +292,7 @@ def _check_piece(
             for result in run(checker.check, indices, raws):
                 (rows if isinstance(result, Row) else rejected).append(result)  # type: ignore[arg-type]
     columns = {name: [getattr(row, name) for row in rows] for name in Row.__dataclass_fields__}
+    columns["list"] = [piece.list] * len(rows)
     table = pa.table(columns, schema=_schema())
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
@@ -289,6 +307,7 @@ def _schema() -> pa.Schema:
     return pa.schema(
         [
             ("index", pa.int64()),
+            ("list", pa.int16()),
             ("id", pa.string()),
             ("source", pa.string()),
             ("image", pa.string()),
@@ -320,7 +339,7 @@ def _leaks(out: Path, lists: list[RecordList]) -> Iterator[Leak]:
 # --- pieces on disk ------------------------------------------------------------------------------
 
 
-def _key(lists: list[RecordList], settings: _Settings, against: list[Path]) -> str:
+def _key(lists: list[RecordList], settings: _Settings, against: list[str | Path]) -> str:
     """What pieces must have in common to be joined or gone on with."""
     told = [
         [sha256_file(records.path) for records in lists],

@@ -15,8 +15,9 @@ from vhm.train.launch import die_with_parent
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m vhm.train")
-    for name in ("stage", "recipe", "model", "manifest", "images", "out"):
+    for name in ("stage", "recipe", "model", "images", "out"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--manifest", required=True, nargs="+")
     parser.add_argument("--resume", choices=["auto", "never"], default="auto")
     arguments = parser.parse_args()
     die_with_parent()
@@ -32,8 +33,8 @@ def main() -> int:
             arguments.stage,
             load_recipe(arguments.recipe),
             Path(arguments.model),
-            Path(arguments.manifest),
-            Path(arguments.images),
+            tuple(map(Path, arguments.manifest)),
+            arguments.images,
             Path(arguments.out),
             arguments.resume == "auto",
         )

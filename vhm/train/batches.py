@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vhm.data.cache import DiskCache
 from vhm.data.encode import IGNORE, Sample, encode_compact, expand
 from vhm.data.images import Limits
 from vhm.data.index import Index
-from vhm.data.pixels import PixelCache, normalised
+from vhm.data.pixels import PixelCache, View, normalised
 from vhm.data.records import image_name
 from vhm.data.roots import open_root
 from vhm.errors import EncodeError, TrainError
-from vhm.io import read_json, whole_directory, write_json
+from vhm.io import cache_directory, read_json, whole_directory, write_json
 from vhm.progress import track
-from vhm.recipe import StageRecipe
+from vhm.recipe import Data, StageRecipe
 
 if TYPE_CHECKING:
     import torch
@@ -114,14 +116,19 @@ class TrainingSet:
         self,
         samples: EncodedSamples,
         index: Index,
-        images: Path,
+        images: str,
         processor: Any,
         stage: StageRecipe,
         image_tokens: int,
-        limits: Limits,
+        data: Data,
     ) -> None:
         side = processor.image_processor.crop_size["height"]
-        self._pixels = PixelCache(open_root(images), side, stage.image_aspect == "pad", limits)
+        limits = Limits(max_pixels=data.max_pixels)
+        view = View(side, stage.image_aspect == "pad", limits, data.bands, data.scaled_decode)
+        disk = DiskCache(cache_directory() / "pixels", int(data.pixel_cache_gb * 1e9)) if data.pixel_cache_gb else None
+        root = open_root(images)
+        self._pixels = PixelCache(root, view, disk=disk)
+        self._threads = ThreadPoolExecutor(16 if root.remote else 2)
         self._pad = processor.tokenizer.pad_token_id
         self._image_tokens = image_tokens
         self._image_id = processor.tokenizer.convert_tokens_to_ids("<image>")
@@ -141,7 +148,7 @@ class TrainingSet:
         longest = max(len(ids) for ids, _ in rows)
         pad = self._pad
         images = [image_name(self._index[int(self._samples.records[i])]) for i in chosen]
-        pixels = [self._pixels.read(image) for image in images if image]
+        pixels = list(self._threads.map(self._pixels.read, [image for image in images if image]))
         return Batch(
             torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows]),
             torch.tensor([labels + [IGNORE] * (longest - len(labels)) for _, labels in rows]),

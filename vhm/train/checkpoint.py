@@ -9,25 +9,68 @@ A folder without a manifest, or with a file that is not as its manifest says, is
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from vhm.errors import CheckpointError
+import orjson
+
+from vhm.errors import CheckpointError, VhmError
 from vhm.io import read_json, sha256_file, write_json
+from vhm.storage import fetch, open_published, parse_uri, publish
 
 log = logging.getLogger(__name__)
 
 
-def save(engine: Any, root: Path, step: int, key: dict[str, Any], rank: int) -> None:
+class Stored:
+    """The run's checkpoints in S3, sent one at a time while training goes on.
+
+    Runs of one key share a place: what one pod saved, the next goes on from.
+    """
+
+    def __init__(self, place: str | None, stage: str, key: dict[str, Any]) -> None:
+        digest = hashlib.sha256(orjson.dumps(key, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+        self._uri = parse_uri(place) / f"{stage}-{digest}" if place else None
+        self._sender = ThreadPoolExecutor(1)
+        self._sending: Future[str] | None = None
+
+    def send(self, folder: Path) -> None:
+        """Begin to publish a checkpoint; `wait` before it goes."""
+        if self._uri is not None:
+            self._sending = self._sender.submit(publish, folder, self._uri, 2)
+
+    def wait(self) -> None:
+        """Until what was begun is there. A failure is told, and no reason to stop: the local checkpoint is whole."""
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            try:
+                log.info("checkpoint %s is at %s", sending.result(), self._uri)
+            except VhmError as error:
+                log.warning("the checkpoint was not stored: %s", error)
+
+    def fetch(self, root: Path) -> None:
+        """Bring the newest stored checkpoint to `root`, unless some are there."""
+        if self._uri is None or any(root.glob("step-*")):
+            return
+        published = open_published(self._uri)
+        if published is not None:
+            step = orjson.loads(published.read("manifest.json"))["step"]
+            log.info("bringing the checkpoint of step %d from %s", step, self._uri)
+            fetch(published.uri, root / f"step-{step:08d}")
+
+
+def save(engine: Any, root: Path, step: int, key: dict[str, Any], rank: int, stored: Stored) -> None:
     """Save the engine's state after `step` steps; older checkpoints go once this one is whole. All ranks call."""
     import torch.distributed as distributed
 
     final = root / f"step-{step:08d}"
     beside = root / f".{final.name}.partial"
     if rank == 0:
+        stored.wait()
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
     distributed.barrier()
@@ -42,6 +85,7 @@ def save(engine: Any, root: Path, step: int, key: dict[str, Any], rank: int) -> 
         for old in sorted(root.glob("step-*")):
             if old != final:
                 shutil.rmtree(old)
+        stored.send(final)
     distributed.barrier()
 
 

@@ -11,8 +11,11 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
+from vhm.data.index import manifest_file
+from vhm.data.roots import open_root
 from vhm.errors import InputError, TrainError
 from vhm.io import sha256_tree, write_text
 from vhm.lineage import LINEAGE
@@ -25,21 +28,23 @@ def train(
     stage: str,
     recipe: Recipe,
     model: Path,
-    manifest: Path,
-    images: Path,
+    data: str | Path | Sequence[str | Path],
+    images: str | Path,
     out: Path,
     processes: int | None = None,
     resume: bool = True,
 ) -> Path:
     """Run one training stage with `processes` ranks; `out` becomes a Hugging Face directory.
 
+    `data` is a manifest, or several; they and `images` may be in S3, where images are read as they are needed.
     A stage that was stopped goes on where its newest checkpoint is. Raises TrainError with the reason
     of the rank that failed first, InputError when an input is missing.
     """
     recipe.stage(stage)
-    for path, what in ((model / "config.json", "model"), (manifest, "manifest"), (images, "image root")):
-        if not path.exists():
-            raise InputError(f"{what} {path} does not exist")
+    if not (model / "config.json").exists():
+        raise InputError(f"model {model / 'config.json'} does not exist")
+    manifests = [manifest_file(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
+    open_root(images)
     if out.resolve() == model.resolve():
         raise InputError(f"--out {out} is the model to start from: choose another place")
     if out.is_dir() and any(out.iterdir()) and not (out / "recipe.yaml").exists():
@@ -60,13 +65,16 @@ def train(
             f"--nproc-per-node={processes or recipe.processes}",
         ),
         *("--master-addr=127.0.0.1", f"--master-port={_free_port()}", "-m", "vhm.train"),
-        *("--stage", stage, "--recipe", str(out / "recipe.yaml"), "--model", str(model), "--manifest", str(manifest)),
+        *("--stage", stage, "--recipe", str(out / "recipe.yaml"), "--model", str(model)),
+        *("--manifest", *map(str, manifests)),
         *("--images", str(images), "--out", str(out), "--resume", "auto" if resume else "never"),
     ]
     _run(command, stage)
     from vhm.model.card import finish_model  # needs the training log
 
-    finish_model(out, f"model/{stage}", {"model": model, "manifest": manifest}, recipe, names=_sources(manifest))
+    names = ["manifest"] if len(manifests) == 1 else [f"manifest {i}" for i in range(len(manifests))]
+    inputs = {"model": model, **dict(zip(names, manifests, strict=True))}
+    finish_model(out, f"model/{stage}", inputs, recipe, names=[n for m in manifests for n in _sources(m)])
     log.info("%s: model in %s, weights %s", stage, out, weights_hash(out)[:12])
     return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -17,14 +18,13 @@ import torch
 import torch.distributed as distributed
 
 from vhm.data.encode import CHAT_TEMPLATES
-from vhm.data.images import Limits
-from vhm.data.index import open_index
+from vhm.data.index import Index, open_index
 from vhm.errors import TrainError
 from vhm.io import jsonl, read_jsonl, sha256_tree, write_bytes, write_json
 from vhm.lineage import content_hash
 from vhm.model import load_model
 from vhm.model.build import image_tokens, save_model
-from vhm.recipe import Recipe
+from vhm.recipe import Recipe, StageRecipe
 from vhm.train import checkpoint
 from vhm.train.batches import Batch, EncodedSamples, TrainingSet, encode_samples
 from vhm.train.engine import accumulation_steps, build_engine, learning_rate
@@ -40,8 +40,8 @@ class Job:
     stage: str
     recipe: Recipe
     model: Path
-    manifest: Path
-    images: Path
+    manifests: tuple[Path, ...]
+    images: str
     out: Path
     resume: bool
 
@@ -81,17 +81,19 @@ def run(job: Job, rank: int, world_size: int) -> None:
     keys = [_resume_key(job, world_size) if rank == 0 else {}]
     distributed.broadcast_object_list(keys, device=device)  # a 7B is hashed once, not by every rank
     key = keys[0]
-    index = open_index(job.manifest)
+    index = open_index(job.manifests)
     if int(os.environ["LOCAL_RANK"]) == 0:
         encode_samples(job.samples, index, processor.tokenizer, stage, {k: key[k] for k in ("model_hash", "data_hash")})
     distributed.barrier()
     encoded = EncodedSamples(job.samples)
     image = image_tokens(model.config)
-    limits = Limits(max_pixels=job.recipe.data.max_pixels)
-    samples = TrainingSet(encoded, index, job.images, processor, stage, image, limits)
-    order = Order(encoded.lengths(image), stage.global_batch, stage.epochs, job.recipe.seed)
+    samples = TrainingSet(encoded, index, job.images, processor, stage, image, job.recipe.data)
+    lists = index.lists[encoded.records]
+    _check_weights(stage, index)
+    order = Order(encoded.lengths(image), stage.global_batch, stage.epochs, job.recipe.seed, lists, stage.weights)
     engine = build_engine(model, stage, world_size)
-    start = _resume(job, engine, key)
+    stored = checkpoint.Stored(job.recipe.storage.checkpoints, job.stage, key)
+    start = _resume(job, engine, key, stored, rank)
     if stopping.anywhere(device):
         raise TrainError(f"{job.stage} was told to stop before step {start + 1}: run it again to go on")
     if rank == 0:
@@ -125,10 +127,23 @@ def run(job: Job, rank: int, world_size: int) -> None:
             stop = stopping.anywhere(device)
             if (step + 1) % stage.save_every == 0 or stop:
                 clock.write(job)
-                checkpoint.save(engine, job.checkpoints, step + 1, key, rank)
+                checkpoint.save(engine, job.checkpoints, step + 1, key, rank, stored)
             if stop:
+                stored.wait()
                 raise TrainError(f"{job.stage} was told to stop after step {step + 1}: run it again to go on")
+    stored.wait()
     _export(job, engine, model, processor, encoded, rank)
+
+
+def _check_weights(stage: StageRecipe, index: Index) -> None:
+    """TrainError when the recipe weighs other lists than there are."""
+    lists = int(index.lists.max()) + 1
+    if stage.weights is not None and len(stage.weights) != lists:
+        raise TrainError(
+            f"the stage has {len(stage.weights)} weights for {lists} lists: give one for each list of data"
+        )
+    if stage.weights is not None and not any(stage.weights):
+        raise TrainError("all weights of the stage are 0: nothing would be trained on")
 
 
 def _step(engine: Any, batches: list[Batch], rate: float, world_size: int) -> tuple[float, int]:
@@ -159,14 +174,22 @@ def _resume_key(job: Job, world_size: int) -> dict[str, Any]:
     return {
         "recipe_hash": job.recipe.hash(f"stages.{job.stage}"),
         "model_hash": content_hash(job.model),
-        "data_hash": sha256_tree(job.manifest),
+        "data_hash": _data_hash(job.manifests),
         "world_size": world_size,
     }
 
 
-def _resume(job: Job, engine: Any, key: dict[str, Any]) -> int:
+def _data_hash(manifests: tuple[Path, ...]) -> str:
+    hashes = [sha256_tree(manifest) for manifest in manifests]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _resume(job: Job, engine: Any, key: dict[str, Any], stored: checkpoint.Stored, rank: int) -> int:
     if not job.resume:
         return 0
+    if rank == 0:
+        stored.fetch(job.checkpoints)
+    distributed.barrier()
     found = checkpoint.newest(job.checkpoints, key)
     if found is None:
         return 0

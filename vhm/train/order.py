@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +18,23 @@ _WINDOW = 16  # global batches that are sorted by length together
 
 @dataclass(frozen=True)
 class Order:
-    """The global batches of every epoch: `order.batch(step)` → sample indices of that global step."""
+    """The global batches of every epoch: `order.batch(step)` → sample indices of that global step.
+
+    With `weights`, an epoch has each sample of list i weights[i] times: 2.0 twice, 0.3 a third of the list, and the
+    next epoch the next third. `lists` says which list each sample is of.
+    """
 
     lengths: Sequence[int] | NDArray[np.int64]
     global_batch: int
     epochs: int
     seed: int
+    lists: NDArray[np.int16] | None = None
+    weights: Sequence[float] | None = None
     _plans: dict[int, list[list[int]]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.lengths) // self.global_batch)
+        return -(-self._samples // self.global_batch)
 
     @property
     def steps(self) -> int:
@@ -41,9 +48,26 @@ class Order:
             self._plans[epoch] = self._plan(epoch)
         return self._plans[epoch][place]
 
+    @cached_property
+    def _samples(self) -> int:
+        return len(self._chosen(0))
+
+    def _chosen(self, epoch: int) -> NDArray[np.int64]:
+        """The samples of an epoch, those that come several times several times."""
+        if self.weights is None or self.lists is None:
+            return np.arange(len(self.lengths))
+        chosen = []
+        for number, weight in enumerate(self.weights):
+            samples = np.flatnonzero(self.lists == number)
+            whole = int(weight)
+            part = round((weight - whole) * len(samples))
+            turned = np.random.Generator(np.random.PCG64([self.seed, number, 1])).permutation(samples)
+            chosen += [samples] * whole + [np.roll(turned, -epoch * part)[:part]]
+        return np.concatenate(chosen)
+
     def _plan(self, epoch: int) -> list[list[int]]:
         generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-        shuffled = generator.permutation(len(self.lengths))
+        shuffled = generator.permutation(self._chosen(epoch))
         lengths = np.asarray(self.lengths)
         batches = []
         for start in range(0, len(shuffled), self.global_batch * _WINDOW):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vhm.errors import InputError
-from vhm.io import sha256_file
+from vhm.io import cache_directory, sha256_file
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +82,6 @@ SOURCES = {
         ),
     )
 }
-
-
-def cache_directory() -> Path:
-    """Where downloaded packages are kept: $VHM_CACHE, else the user's cache directory."""
-    if place := os.environ.get("VHM_CACHE"):
-        return Path(place)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vhm"
 
 
 def fetch(package: str) -> Package:

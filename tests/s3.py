@@ -1,0 +1,223 @@
+"""A real S3 service on loopback (SeaweedFS), and a proxy before it that fails as networks do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+import socket
+import socketserver
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ACCESS_KEY, SECRET_KEY = "vhm-test", "not-a-secret-of-anybody"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class SeaweedFS:
+    """`weed server` with one identity; stopped with the block."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> SeaweedFS:
+        weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or "weed"
+        keys = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
+        identity = {"name": "test", "credentials": keys, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+        (self._folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        (self._folder / "data").mkdir()
+        # Each service also takes its port plus 10,000 for gRPC unless told otherwise.
+        names = ["master", "volume", "filer"]
+        ports = [f"-{name}.port={free_port()}" for name in names]
+        grpc = [f"-{name}.port.grpc={free_port()}" for name in [*names, "s3"]]
+        ports += [f"-s3.port.{name}={free_port()}" for name in ("iceberg", "lance")]
+        self._process = subprocess.Popen(
+            [weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self._folder / 'data'}", "-filer", "-s3",
+             f"-s3.port={self.port}", f"-s3.config={self._folder / 's3.json'}", "-volume.max=1000",
+             "-master.volumeSizeLimitMB=1024", *ports, *grpc],
+            stdout=(self._folder / "log").open("w"), stderr=subprocess.STDOUT, cwd=self._folder,
+        )  # fmt: skip
+        self._wait()
+        return self
+
+    def _wait(self) -> None:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        until = time.monotonic() + 90
+        while True:
+            try:
+                client(self.url).create_bucket(Bucket="ready")
+                client(self.url).put_object(Bucket="ready", Key="probe", Body=b"1")
+                return
+            except (BotoCoreError, ClientError):
+                if time.monotonic() > until or self._process.poll() is not None:
+                    raise RuntimeError((self._folder / "log").read_text()[-2000:]) from None
+                time.sleep(0.3)
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(2)  # it would wait for its open connections
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+def s3_environment(url: str, cache: Path) -> dict[str, str]:
+    """What a user sets: credentials, the endpoint, and where images are kept."""
+    return {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_ENDPOINT_URL": url,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "VHM_CACHE": str(cache),
+        "VHM_S3_TIMEOUT": "20",
+    }
+
+
+def client(url: str):
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3", endpoint_url=url, aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
+        region_name="us-east-1", config=Config(retries={"total_max_attempts": 1}, read_timeout=20),
+    )  # fmt: skip
+
+
+@dataclass
+class Faults:
+    """Shares of requests that fail in each way. Errors and resets come before or after the service has acted."""
+
+    error: float = 0.0
+    reset: float = 0.0
+    truncate: float = 0.0
+    flip: float = 0.0
+    stall: float = 0.0
+    stall_seconds: float = 3.0
+    seed: int = 0
+    met: Counter[str] = field(default_factory=Counter)
+
+
+class FaultyProxy:
+    """Stands before an S3 service; one connection a request."""
+
+    def __init__(self, upstream: int, faults: Faults) -> None:
+        self._upstream, self.faults = upstream, faults
+        self._random = random.Random(faults.seed)
+        self._lock = threading.Lock()
+        proxy = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(OSError):
+                    proxy._handle(self.connection, self.rfile)
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> FaultyProxy:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _draw(self) -> tuple[str, bool, float]:
+        with self._lock:
+            value, late, place = self._random.random(), self._random.random() < 0.5, self._random.random()
+            kind = "none"
+            for name in ("error", "reset", "truncate", "flip", "stall"):
+                share = getattr(self.faults, name)
+                if value < share:
+                    kind = name
+                    break
+                value -= share
+            self.faults.met[kind] += 1
+            self.faults.met["requests"] += 1
+            return kind, late, place
+
+    def _handle(self, connection: socket.socket, incoming) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = incoming.readline()
+            if not line:
+                return
+            head += line
+        lines = head.decode("latin-1").split("\r\n")
+        fields = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:] if line)}
+        if fields.get("expect", "").lower() == "100-continue":
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = _body(incoming, fields)
+        method, target = lines[0].split(" ")[:2]
+        kind, late, place = self._draw()
+        if kind == "stall":
+            time.sleep(self.faults.stall_seconds)
+        if kind == "flip" and method == "PUT" and body:
+            at = int(place * len(body))
+            body = body[:at] + bytes([body[at] ^ 0x10]) + body[at + 1 :]
+        if kind in ("error", "reset") and not late:
+            return self._fail(connection, kind)
+        kept = [line for line in lines[:-2] if not line.lower().startswith(("connection:", "expect:"))]
+        with socket.create_connection(("127.0.0.1", self._upstream), timeout=30) as upstream:
+            upstream.sendall("\r\n".join([*kept, "Connection: close", "", ""]).encode("latin-1") + body)
+            answer = b""
+            while block := upstream.recv(1 << 20):
+                answer += block
+        if kind in ("error", "reset"):
+            return self._fail(connection, kind)
+        start = answer.find(b"\r\n\r\n") + 4
+        if kind == "truncate":
+            answer = answer[: start + (len(answer) - start) // 2]
+        elif kind == "flip" and method == "GET" and "?" not in target and len(answer) > start:
+            at = start + int(place * (len(answer) - start))
+            answer = answer[:at] + bytes([answer[at] ^ 0x10]) + answer[at + 1 :]
+        connection.sendall(answer)
+
+    def _fail(self, connection: socket.socket, kind: str) -> None:
+        if kind == "error":
+            told = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>later</Message></Error>"
+            connection.sendall(
+                b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+                + f"Content-Length: {len(told)}\r\n\r\n".encode() + told
+            )  # fmt: skip
+        else:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+
+def _body(incoming, fields: dict[str, str]) -> bytes:
+    if fields.get("transfer-encoding", "").lower() == "chunked":
+        content = b""
+        while True:
+            line = incoming.readline()
+            content += line
+            size = int(line.split(b";")[0], 16)
+            if size:
+                content += incoming.read(size + 2)
+                continue
+            while (trailer := incoming.readline()) != b"\r\n":
+                content += trailer
+            return content + b"\r\n"
+    return incoming.read(int(fields.get("content-length", "0")))
