@@ -13,17 +13,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from s3 import SECRET_KEY
 from safetensors.torch import load_file
 
 from vhm.data.encode import encode_compact
 from vhm.data.index import open_index
+from vhm.data.pack import pack
 from vhm.errors import CheckpointError, InputError, TrainError
 from vhm.recipe import Data, load_recipe
+from vhm.storage import S3Uri, publish
 from vhm.train import train
 from vhm.train.batches import EncodedSamples, TrainingSet, encode_samples
 from vhm.train.checkpoint import newest
 from vhm.train.engine import LabelledLoss, choose_trained
 from vhm.train.launch import weights_hash
+from vhm.train.loop import check_weights
 
 
 def command(cut: Path, recipe: Path, manifests: Path, out: Path) -> list[str]:
@@ -60,6 +64,42 @@ def test_a_killed_training_resumes_to_identical_weights(
     assert weights_hash(out) == weights_hash(uninterrupted)
     losses = [[json.loads(line)["loss"] for line in (p / "train_log.jsonl").open()] for p in (out, uninterrupted)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+def test_another_machine_goes_on_from_s3(
+    uninterrupted: Path, cut: Path, cut_recipe: Path, manifests: Path, bucket: str, tmp_path: Path
+) -> None:
+    """Data and checkpoints in S3: nothing of the first machine but what it stored there, and the same bits."""
+    pack(manifests / "sft", cut / "images", tmp_path / "packed", 10**6)
+    publish(tmp_path / "packed", S3Uri(bucket, "data"))
+    place = ["--data", f"s3://{bucket}/data", "--images", f"s3://{bucket}/data"]
+
+    def run(out: Path) -> list[str]:
+        arguments = command(cut, cut_recipe, manifests, out)
+        arguments[arguments.index("--data") : arguments.index("--out")] = place
+        return [*arguments, "--set", f"storage.checkpoints=s3://{bucket}/checkpoints"]
+
+    first = subprocess.Popen(run(tmp_path / "first" / "sft"), stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None
+    for line in first.stderr:
+        if "checkpoint" in line and "is at s3://" in line:
+            break
+    first.send_signal(signal.SIGTERM)
+    told = first.stderr.read()
+    assert first.wait() == 2, told
+    shutil.rmtree(tmp_path / "first")
+    shutil.rmtree(tmp_path / "cache")
+    second = subprocess.run(run(tmp_path / "second" / "sft"), capture_output=True, text=True)
+    assert second.returncode == 0, second.stderr
+    assert "bringing the checkpoint of step" in second.stderr
+    assert "from step 0" not in second.stderr
+    assert weights_hash(tmp_path / "second" / "sft") == weights_hash(uninterrupted)
+    logs = [(p / "train_log.jsonl").read_text().splitlines() for p in (uninterrupted, tmp_path / "second" / "sft")]
+    assert [json.loads(line)["loss"] for line in logs[0]] == [json.loads(line)["loss"] for line in logs[1]]
+    for path in (tmp_path / "second").rglob("*"):
+        assert not path.is_file() or SECRET_KEY.encode() not in path.read_bytes()
+    assert SECRET_KEY not in second.stderr + told
 
 
 @pytest.mark.slow
@@ -199,6 +239,15 @@ def test_wrong_inputs_are_refused_before_ranks_start(cut: Path, tmp_path: Path) 
     with pytest.raises(InputError, match=r"holds no recipe.yaml"):
         train("sft", recipe, cut / "base", manifest, cut / "images", theirs)
     assert (theirs / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"), [("[1.0, 2.0, 3.0]", r"3 weights for 2 lists"), ("[0, 0]", "all weights .* are 0")]
+)
+def test_weights_that_fit_no_list(weights: str, said: str, manifests: Path) -> None:
+    index = open_index([manifests / "sft", manifests / "pretrain"])
+    with pytest.raises(TrainError, match=said):
+        check_weights(load_recipe("tiny", [f"stages.sft.weights={weights}"]).stage("sft"), index)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
     DIR/step-00000050/            appears by a rename, when everything in it is on disk
         manifest.json             step, world size, recipe hash; name, size and sha256 of every file
         state/…                   each rank's parameters and optimizer state
+        train_log.jsonl           the training log so far
 
 A folder without a manifest, or with a file that is not as its manifest says, is never loaded.
 """
@@ -34,6 +35,7 @@ class Stored:
 
     def __init__(self, place: str | None, stage: str, key: dict[str, Any]) -> None:
         digest = hashlib.sha256(orjson.dumps(key, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+        self._stage = stage
         self._uri = parse_uri(place) / f"{stage}-{digest}" if place else None
         self._sender = ThreadPoolExecutor(1)
         self._sending: Future[str] | None = None
@@ -48,23 +50,27 @@ class Stored:
         sending, self._sending = self._sending, None
         if sending is not None:
             try:
-                log.info("checkpoint %s is at %s", sending.result(), self._uri)
+                log.info("%s: checkpoint %s is at %s", self._stage, sending.result(), self._uri)
             except VhmError as error:
-                log.warning("the checkpoint was not stored: %s", error)
+                log.warning("%s: the checkpoint was not stored: %s", self._stage, error)
 
-    def fetch(self, root: Path) -> None:
-        """Bring the newest stored checkpoint to `root`, unless some are there."""
+    def fetch(self, root: Path, log_file: Path) -> None:
+        """Bring the newest stored checkpoint to `root`, and its training log, unless some are there."""
         if self._uri is None or any(root.glob("step-*")):
             return
         published = open_published(self._uri)
         if published is not None:
             step = orjson.loads(published.read("manifest.json"))["step"]
-            log.info("bringing the checkpoint of step %d from %s", step, self._uri)
+            log.info("%s: bringing the checkpoint of step %d from %s", self._stage, step, self._uri)
             fetch(published.uri, root / f"step-{step:08d}")
+            shutil.copyfile(root / f"step-{step:08d}" / log_file.name, log_file)
 
 
-def save(engine: Any, root: Path, step: int, key: dict[str, Any], rank: int, stored: Stored) -> None:
-    """Save the engine's state after `step` steps; older checkpoints go once this one is whole. All ranks call."""
+def save(engine: Any, root: Path, step: int, key: dict[str, Any], rank: int, stored: Stored, log_file: Path) -> None:
+    """Save the engine's state after `step` steps, and the log so far; older checkpoints go once this one is whole.
+
+    All ranks call.
+    """
     import torch.distributed as distributed
 
     final = root / f"step-{step:08d}"
@@ -77,6 +83,7 @@ def save(engine: Any, root: Path, step: int, key: dict[str, Any], rank: int, sto
     engine.save_checkpoint(str(beside), tag="state", exclude_frozen_parameters=True)
     distributed.barrier()
     if rank == 0:
+        shutil.copyfile(log_file, beside / log_file.name)
         files = sorted(p for p in beside.rglob("*") if p.is_file())
         listed = {p.relative_to(beside).as_posix(): {"size": p.stat().st_size, "sha256": sha256_file(p)} for p in files}
         write_json(beside / "manifest.json", key | {"step": step, "files": listed})

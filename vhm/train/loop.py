@@ -89,7 +89,7 @@ def run(job: Job, rank: int, world_size: int) -> None:
     image = image_tokens(model.config)
     samples = TrainingSet(encoded, index, job.images, processor, stage, image, job.recipe.data)
     lists = index.lists[encoded.records]
-    _check_weights(stage, index)
+    check_weights(stage, index)
     order = Order(encoded.lengths(image), stage.global_batch, stage.epochs, job.recipe.seed, lists, stage.weights)
     engine = build_engine(model, stage, world_size)
     stored = checkpoint.Stored(job.recipe.storage.checkpoints, job.stage, key)
@@ -127,7 +127,7 @@ def run(job: Job, rank: int, world_size: int) -> None:
             stop = stopping.anywhere(device)
             if (step + 1) % stage.save_every == 0 or stop:
                 clock.write(job)
-                checkpoint.save(engine, job.checkpoints, step + 1, key, rank, stored)
+                checkpoint.save(engine, job.checkpoints, step + 1, key, rank, stored, job.log_file)
             if stop:
                 stored.wait()
                 raise TrainError(f"{job.stage} was told to stop after step {step + 1}: run it again to go on")
@@ -135,7 +135,7 @@ def run(job: Job, rank: int, world_size: int) -> None:
     _export(job, engine, model, processor, encoded, rank)
 
 
-def _check_weights(stage: StageRecipe, index: Index) -> None:
+def check_weights(stage: StageRecipe, index: Index) -> None:
     """TrainError when the recipe weighs other lists than there are."""
     lists = int(index.lists.max()) + 1
     if stage.weights is not None and len(stage.weights) != lists:
@@ -188,7 +188,7 @@ def _resume(job: Job, engine: Any, key: dict[str, Any], stored: checkpoint.Store
     if not job.resume:
         return 0
     if rank == 0:
-        stored.fetch(job.checkpoints)
+        stored.fetch(job.checkpoints, job.log_file)
     distributed.barrier()
     found = checkpoint.newest(job.checkpoints, key)
     if found is None:
