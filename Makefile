@@ -54,7 +54,7 @@ pipeline: install            # pipelines/vhm.yaml from pipelines/vhm.py
 	$(BIN)/vhm pipeline compile --out pipelines/vhm.yaml
 
 data: install                # the embedded sample
-	$(BIN)/vhm sample data && $(BIN)/dvc commit --quiet --force data.dvc
+	$(BIN)/vhm sample data
 
 sample-hash: install         # data.dvc from the sample
 	rm -rf data && $(BIN)/vhm sample data && $(BIN)/dvc commit --force data.dvc

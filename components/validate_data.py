@@ -14,10 +14,11 @@ def validate_data(
     code: str,
     manifest: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
     figures: dsl.Output[dsl.Metrics],
 ):
     from vhm.stages import validate_data
 
-    found = validate_data(kind, recipe, data, manifest.path, report.path, figures.path)
+    found = validate_data(kind, recipe, data, manifest.path, report.path, summary.path, figures.path)
     manifest.metadata.update(found)
     figures.metadata.update(found)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ import shutil
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +28,13 @@ from typing import Any
 
 from components import IMAGE
 from pipelines.vhm import vhm
-from vhm.errors import CheckFailed, InputError, VhmError
+from vhm.errors import CheckFailed, InputError, VhmError, first_line
 from vhm.io import read_json, sha256_tree, whole_directory, write_text
-from vhm.lineage import code_hash, write_lineage
+from vhm.lineage import code_hash, environment_hash, write_lineage
 from vhm.model.card import finish_model
 from vhm.recipe import Recipe
 from vhm.stages import LOG_PREFIX
+from vhm.storage import is_uri, open_published, parse_uri, publish
 
 log = logging.getLogger("vhm.pipelines")  # shown like the rooms' own lines
 
@@ -52,13 +55,7 @@ def run_pipeline(recipe: Recipe, out: Path, runner: str = "subprocess") -> dict[
     out = out.absolute()
     (out / "kfp").mkdir(parents=True, exist_ok=True)
     write_text(out / "recipe.yaml", recipe.text())
-    arguments = {
-        "recipe": recipe.text(),
-        "data": str(root),
-        "data_hash": sha256_tree(root),
-        "code": code_hash(),
-        "shards": list(range(recipe.evaluation.shards)),
-    }
+    arguments = arguments_of(recipe, str(root), sha256_tree(root), _image_id(runner))
     os.environ["VHM_COMPONENT"] = "1"
     stages = _Stages()
     with _watched(stages, out / "pipeline.log"):
@@ -80,17 +77,46 @@ def run_pipeline(recipe: Recipe, out: Path, runner: str = "subprocess") -> dict[
     return _collect(recipe, out, root, task.outputs, stages)
 
 
-def submit(recipe: Recipe, host: str, data: str) -> str:
+def arguments_of(recipe: Recipe, data: str, data_hash: str, image: str) -> dict[str, Any]:
+    """The pipeline's arguments. KFP's cache keys on them, on the components' commands and on an image's tag: what
+    else a result depends on (bytes of data and code, installed packages, the image itself) is in them as hashes."""
+    return {
+        "recipe": recipe.text(),
+        "data": data,
+        "data_hash": data_hash,
+        "code": hashlib.sha256(f"{code_hash()} {environment_hash()} {image}".encode()).hexdigest(),
+        "shards": list(range(recipe.evaluation.shards)),
+    }
+
+
+def _image_id(runner: str) -> str:
+    """The content address of the image that components run in; none where they run in this environment."""
+    if runner != "docker":
+        return ""
+    import docker
+
+    try:
+        return str(docker.from_env().images.get(IMAGE).id)
+    except docker.errors.DockerException as error:
+        raise InputError(f"image {IMAGE} cannot be used ({first_line(error)}): make it with `make image`") from None
+
+
+def _version_of(data: str) -> str:
+    """The version of data that the cluster's pods read: of a publication, or of a directory that is here as well.
+
+    Data that cannot be looked at from here count as new each time: better computed twice than taken for other data.
+    """
+    if is_uri(data):
+        published = open_published(parse_uri(data))
+        return published.version if published else uuid.uuid4().hex
+    return sha256_tree(Path(data)) if Path(data).is_dir() else uuid.uuid4().hex
+
+
+def submit(recipe: Recipe, host: str, data: str, data_version: str | None = None) -> str:
     """Create a run on the Kubeflow Pipelines at `host`; returns its id."""
     from kfp import client
 
-    arguments = {
-        "recipe": recipe.text(),
-        "data": data,
-        "data_hash": data,
-        "code": code_hash(),
-        "shards": list(range(recipe.evaluation.shards)),
-    }
+    arguments = arguments_of(recipe, data, data_version or _version_of(data), "")
     try:
         created = client.Client(host=host).create_run_from_pipeline_func(
             vhm, arguments=arguments, run_name=f"vhm {recipe.name}", enable_caching=True
@@ -108,9 +134,9 @@ def _data_root(recipe: Recipe) -> Path:
         if not recipe.data.sample:
             raise InputError(f"data root {root} does not exist: set data.root")
         log.info("building the embedded sample in %s", root)
-        from vhm.sample import build
+        from vhm.sample import build_tracked
 
-        build(root)
+        build_tracked(root)
     return root
 
 
@@ -152,6 +178,9 @@ def _collect(recipe: Recipe, out: Path, root: Path, outputs: dict[str, Any], sta
         raise CheckFailed(
             f"gate: not promoted: {failing[0]['name']} is {failing[0]['value']}, see {out / 'verdict.json'}"
         )
+    if recipe.storage.models is not None:
+        place = parse_uri(recipe.storage.models) / recipe.name
+        table += f"stored  {place / publish(out / 'model', place)}\n"
     table += f"model   {out / 'model'}\nanswer  {out / 'deployment' / 'answer.png'}"
     return {"passed": passed, "stages": [vars(s) for s in stages.rows()], "out": str(out), "table": table}
 

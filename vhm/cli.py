@@ -41,9 +41,9 @@ ModelOption = Annotated[Path, typer.Option("--model", help="A Hugging Face LLaVA
 @app.command()
 def sample(out: Annotated[Path, typer.Argument(help="Directory to write.")], json_: JsonOption = False) -> None:
     """Build the embedded sample dataset and the tiny base parts; the same bytes each time."""
-    from vhm.sample import build
+    from vhm.sample import build_tracked
 
-    built = build(out)
+    built = build_tracked(out)
     _say(built, json_, f"{built['chips']} chips, {built['files']} files in {out} (sha256 {built['sha256'][:12]})")
 
 
@@ -57,20 +57,27 @@ def validate(
     kind: Annotated[str, typer.Option(help="pretrain, sft or eval.")] = "sft",
     against: Annotated[Optional[list[Path]], typer.Option(help="Evaluation list to look for leaks from.")] = None,
     against_images: Annotated[Optional[str], typer.Option(help="Image root of the evaluation lists.")] = None,
-    max_rejected: Annotated[float, typer.Option(min=0, max=1, help="Share that may be rejected.")] = 0.01,
+    max_rejected: Annotated[
+        Optional[float], typer.Option(min=0, max=1, help="Share that may be rejected; the recipe's by default, 0.01.")
+    ] = None,
     skip_images: Annotated[bool, typer.Option("--skip-images", help="Check the records alone.")] = False,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Check the I-th of N parts, from 0.")] = "0/1",
     merge: Annotated[
         Optional[list[Path]], typer.Option(help="Join the results of all shards, checking nothing.")
     ] = None,
+    recipe: RecipeOption = "tiny",
+    set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Check a list: manifest of what is accepted, a reason for everything else."""
+    from vhm.data.images import Limits
     from vhm.data.validate import require_passed
     from vhm.data.validate import validate as run
+    from vhm.recipe import load_recipe
 
     if kind not in ("pretrain", "sft", "eval"):
         raise InputError(f"--kind {kind!r} is unknown: use pretrain, sft or eval")
+    settings = load_recipe(recipe, set_).data
     result = run(
         source,
         images,
@@ -78,8 +85,12 @@ def validate(
         kind,  # type: ignore[arg-type]
         against or (),
         against_images,
-        max_rejected,
-        skip_images=skip_images,
+        settings.max_rejected if max_rejected is None else max_rejected,
+        settings.max_text,
+        Limits(max_pixels=settings.max_pixels),
+        skip_images,
+        settings.bands,
+        settings.expect,
         shard=_shard(shard),
         merge=merge or (),
     )
@@ -392,6 +403,9 @@ def pipeline_compile(
 def pipeline_submit(
     host: Annotated[str, typer.Option(help="URL of the Kubeflow Pipelines API.")],
     data: Annotated[str, typer.Option(help="URI of the data root that the cluster's pods read.")] = "/mnt/data",
+    data_version: Annotated[
+        Optional[str], typer.Option(help="What names these very data, such as DVC's hash; looked up where possible.")
+    ] = None,
     recipe: RecipeOption = "vhm-7b",
     set_: SetOption = None,
     json_: JsonOption = False,
@@ -399,7 +413,7 @@ def pipeline_submit(
     """Submit the pipeline to a cluster."""
     from vhm.recipe import load_recipe
 
-    run_id = _pipelines().run.submit(load_recipe(recipe, set_), host, data)
+    run_id = _pipelines().run.submit(load_recipe(recipe, set_), host, data, data_version)
     _say({"run_id": run_id}, json_, f"run {run_id}")
 
 

@@ -14,6 +14,8 @@ It is written last: a directory whose files are not as it says is damaged, or no
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import platform
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -128,13 +130,15 @@ def code_version() -> str:
         return f"vhm-{vhm.__version__}"
 
 
-def code_hash() -> str:
-    """A content hash of the package's own source files: what a cached result depends on."""
-    return sha256_tree(Path(__file__).parent, skip=frozenset(_compiled()))
+def code_hash(package: Path = Path(__file__).parent) -> str:
+    """A content hash of the package's own source files."""
+    return sha256_tree(package, skip=frozenset(path.name for path in package.rglob("*.pyc")))
 
 
-def _compiled() -> list[str]:
-    return [p.name for p in Path(__file__).parent.rglob("*.pyc")]
+def environment_hash() -> str:
+    """A hash of the interpreter and of every installed package's version."""
+    installed = sorted({f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()})
+    return _digest([platform.python_version(), platform.machine(), *installed])
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -54,6 +54,21 @@ class Base(_Section):
     source_layer: int | None = Field(None, description="feature layer that gets the source's weights; null: deepest")
 
 
+class Expect(_Section):
+    """What an accepted list must be like; `vhm/data/expectations/*.json` say which table each threshold is for."""
+
+    min_side: Positive = Field(8, description="pixels of an image's longer side")
+    max_side: Positive = 30_000
+    max_aspect_ratio: float = Field(20, ge=1)
+    max_turns: Positive = 200
+    min_caption: float = Field(20, ge=0, description="characters, mean of a source")
+    max_caption: float = Field(4000, gt=0)
+    min_source_records: Positive = 1
+    max_source_share: Share = 1.0
+    max_duplicates: Share = Field(0.2, description="of a source's records")
+    max_refusals: Share = Field(0.5, description="of a source's answers, in sft: an honest answer may be a refusal")
+
+
 class Data(_Section):
     """Where records and images are, relative to the data root, and what validation accepts."""
 
@@ -67,6 +82,7 @@ class Data(_Section):
     max_rejected: Share = 0.01
     max_pixels: Positive = 100_000_000
     max_text: Positive = 20_000
+    expect: Expect = Expect()
     bands: tuple[Positive, Positive, Positive] | None = Field(
         None, description="bands of a TIFF to show as red, green, blue, from 1; null: its first three"
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +12,10 @@ from typing import Any
 from vhm.data.encode import SYSTEM
 from vhm.data.records import IMAGE_MARKER
 from vhm.data.sample import build_sample
-from vhm.io import read_json, sha256_tree, whole_directory
+from vhm.io import read_json, sha256_tree, whole_directory, write_bytes
 from vhm.model.tiny import PROJECTOR, SOURCE_LAYER, build_tiny_base, write_projector
+
+log = logging.getLogger(__name__)
 
 
 def build(out: Path) -> dict[str, Any]:
@@ -25,6 +30,21 @@ def build(out: Path) -> dict[str, Any]:
     files = [path for path in out.rglob("*") if path.is_file()]
     chips = sum(path.suffix == ".jpg" and "images" in path.parts for path in files)
     return {"chips": chips, "files": len(files), "sha256": sha256_tree(out)}
+
+
+def build_tracked(out: Path) -> dict[str, Any]:
+    """As `build`; where OUT.dvc names these bytes, they go into DVC's cache, so that `dvc status` knows them."""
+    built = build(out)
+    pointer = out.with_name(f"{out.name}.dvc").absolute()
+    if pointer.is_file():
+        named = pointer.read_bytes()
+        command = [sys.executable, "-m", "dvc", "commit", "--quiet", "--force", pointer.name]
+        done = subprocess.run(command, cwd=pointer.parent, capture_output=True, text=True)
+        if done.returncode:
+            log.warning("DVC did not take %s into its cache: %s", out, done.stderr.strip().splitlines()[-1:])
+        if pointer.read_bytes() != named:
+            write_bytes(pointer, named)  # other bytes than it names: `dvc status` shall say so
+    return built
 
 
 def remake_projector(data: Path, work: Path) -> None:

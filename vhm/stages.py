@@ -27,9 +27,12 @@ log = logging.getLogger(__name__)
 LOG_PREFIX = "vhm| "
 
 
-def validate_data(kind: str, recipe: str, data: str, manifest: str, report: str, figures: str) -> dict[str, Any]:
+def validate_data(
+    kind: str, recipe: str, data: str, manifest: str, report: str, summary: str, figures: str
+) -> dict[str, Any]:
     """Check the list of `kind` ("pretrain", "sft", "eval"); raises CheckFailed when it fails."""
     settings = _begin(recipe)
+    from vhm.data.report import report_html, report_markdown
     from vhm.data.validate import require_passed, validate
 
     root, out = Path(data), Path(manifest)
@@ -47,8 +50,10 @@ def validate_data(kind: str, recipe: str, data: str, manifest: str, report: str,
         max_text=settings.data.max_text,
         limits=Limits(max_pixels=settings.data.max_pixels),
         bands=settings.data.bands,
+        expect=settings.data.expect,
     )
-    write_text(Path(report), _validation_html(result.to_dict()))
+    write_text(Path(report), report_html(result.to_dict(), out))
+    write_text(Path(summary), report_markdown(result.to_dict()))
     log.info("%s: %d of %d records accepted", kind, result.accepted, result.total)
     require_passed(result, out)
     return _keep(
@@ -197,25 +202,6 @@ def _share_cores(processes: int) -> None:
 def _training_figures(out: Path) -> dict[str, Any]:
     training = read_json(out / "training.json")
     return {name: training[name] for name in ("samples", "steps", "first_loss", "last_loss")}
-
-
-def _validation_html(result: dict[str, Any]) -> str:
-    from html import escape
-
-    rows = "".join(
-        f"<tr><td>{escape(str(name))}<td>{escape(str(value))}"
-        for name, value in (
-            ("list", result["source"]),
-            ("accepted", result["accepted"]),
-            ("rejected", result["rejected"]),
-            *result["reasons"].items(),
-            ("refusals", f"{result['refusal_share']:.1%}"),
-            *((f"{e['expectation']} {e['arguments'].get('column', '')}", "met" if e["success"] else "FAILED")
-              for e in result["expectations"].get("results", [])),
-        )
-    )  # fmt: skip
-    verdict = "passed" if result["passed"] else "failed"
-    return f"<!doctype html><title>{result['kind']}</title><h1>{result['kind']}: {verdict}</h1><table>{rows}</table>"
 
 
 def _deployment_html(out: Path) -> str:

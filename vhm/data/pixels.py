@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -98,12 +99,13 @@ class PixelCache:
         return found
 
     def _from_disk(self, name: str) -> NDArray[np.uint8]:
+        content = self._root.read(name)
         if self._disk is None:
-            return self._view.of(self._root.read(name))
-        key = f"{self._view} {self._root.version(name)}"  # other bytes, or seen otherwise: another entry
+            return self._view.of(content)
+        key = f"{self._view} {hashlib.sha256(content).hexdigest()}"  # other bytes, or seen otherwise: another entry
         kept = self._disk.get(key)
         if kept is not None:
             return np.frombuffer(kept, np.uint8).reshape(3, self._view.side, self._view.side)
-        found = self._view.of(self._root.read(name))
+        found = self._view.of(content)
         self._disk.put(key, found.tobytes())
         return found

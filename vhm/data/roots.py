@@ -40,10 +40,6 @@ class ImageRoot(Protocol):
         """How many bytes `read` gives. Raises ImageError as `read` does."""
         ...
 
-    def version(self, name: str) -> str:
-        """Another text when the file's bytes are others. Raises ImageError as `read` does."""
-        ...
-
 
 def open_root(place: str | Path) -> ImageRoot:
     """The image root at a path or an s3:// address; InputError when there is none."""
@@ -81,10 +77,6 @@ class FolderRoot:
     def size(self, name: str) -> int:
         return self._status(name).st_size
 
-    def version(self, name: str) -> str:
-        status = self._status(name)
-        return f"{name} {status.st_size} {status.st_mtime_ns}"
-
     def _status(self, name: str) -> os.stat_result:
         path = self._path / name
         try:
@@ -108,9 +100,6 @@ class _Shards:
 
     def size(self, name: str) -> int:
         return self._place(name).size
-
-    def version(self, name: str) -> str:
-        return self._place(name).sha256.hex()
 
     def _place(self, name: str) -> Place:
         place = self._table.find(name)
@@ -191,7 +180,7 @@ class RemoteFolder:
         entry = self._published.files.get(name)
         if self._published.files and entry is None:
             raise ImageError("image_missing", f"{name} is not in {self._published.uri}")
-        key = entry["sha256"] if entry else self.version(name)
+        key = str(entry["sha256"]) if entry else f"{self._published.uri / name} {self._head(name)['etag']}"
         content = self._cache.get(key)
         if content is None:
             try:
@@ -206,10 +195,6 @@ class RemoteFolder:
     def size(self, name: str) -> int:
         entry = self._published.files.get(name)
         return int(entry["size"]) if entry else int(self._head(name)["size"])
-
-    def version(self, name: str) -> str:
-        entry = self._published.files.get(name)
-        return str(entry["sha256"]) if entry else f"{self._published.uri / name} {self._head(name)['etag']}"
 
     def _head(self, name: str) -> dict[str, Any]:
         head = self._published.bucket.head((self._published.uri / name).prefix)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,13 @@ def open_list(path: Path) -> RecordList:
     if not head.startswith(b"["):
         raise InputError(f"{path} is not a JSON array of records")
     begin = content.find(b"[", first) + 1
-    commas, end = _separators(np.frombuffer(content, np.uint8), begin)
+
+    def forget(end: int) -> None:
+        """Pages that were read need no memory any more."""
+        if isinstance(content, mmap.mmap) and end >= _BLOCK:
+            content.madvise(mmap.MADV_DONTNEED, 0, end // _BLOCK * _BLOCK)
+
+    commas, end = _separators(np.frombuffer(content, np.uint8), begin, forget)
     if end is None:
         raise InputError(f"{path} ends inside its JSON array, after {len(commas)} whole records: it is cut short")
     if content[end + 1 :].strip(_SPACE):
@@ -77,7 +84,9 @@ def parse_record(raw: bytes) -> Any:
     return value
 
 
-def _separators(content: NDArray[np.uint8], begin: int) -> tuple[NDArray[np.int64], int | None]:
+def _separators(
+    content: NDArray[np.uint8], begin: int, forget: Callable[[int], None]
+) -> tuple[NDArray[np.int64], int | None]:
     """Places of the commas between elements of the array whose content begins at `begin`, and of its end."""
     found: list[NDArray[np.int64]] = []
     inside, depth = 0, 1  # within a string; brackets that are open
@@ -103,6 +112,7 @@ def _separators(content: NDArray[np.uint8], begin: int) -> tuple[NDArray[np.int6
         if len(closing):
             return np.concatenate(found), int(places[last])
         depth = int(depths[-1]) if len(depths) else depth
+        forget(start)
     return (np.concatenate(found) if found else np.empty(0, np.int64)), None
 
 

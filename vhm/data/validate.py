@@ -22,6 +22,7 @@ import mmap
 import multiprocessing
 import os
 import shutil
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,9 +38,10 @@ from numpy.typing import NDArray
 
 from vhm.data.check import LEAK, Checker, Kind, Rejected, Row
 from vhm.data.contamination import Fingerprint, fingerprint, load_finder, save_fingerprints
+from vhm.data.expectations import Suite, judge, judge_file, load_suite, sources_of
 from vhm.data.images import Limits
 from vhm.data.index import IndexWriter
-from vhm.data.leak_report import Leak, write_leaks
+from vhm.data.leaks import Leak, write_leaks
 from vhm.data.records import image_name
 from vhm.data.roots import ImageRoot, open_root
 from vhm.data.stream import RecordList, open_list, parse_record
@@ -47,6 +49,7 @@ from vhm.errors import CheckFailed, ImageError, InputError, RecordError
 from vhm.io import jsonl, read_jsonl, sha256_file, write_bytes, write_json
 from vhm.lineage import code_hash
 from vhm.progress import track
+from vhm.recipe import Expect
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,6 +59,7 @@ log = logging.getLogger(__name__)
 PARTS = "parts"
 _PIECE = 10_000
 _ALONE = 2_000  # records that are not worth starting processes for
+_MANY = 200_000  # records whose judgement is worth a process of its own
 _ROW_GROUP = 16_384
 
 
@@ -69,7 +73,7 @@ class Validation:
     accepted: int = 0
     rejected: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
-    sources: dict[str, int] = field(default_factory=dict)
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     refusal_share: float = 0.0
     max_rejected: float = 0.01
     manifest_sha256: str = ""
@@ -96,10 +100,13 @@ def validate(
     limits: Limits | None = None,
     skip_images: bool = False,
     bands: tuple[int, int, int] | None = None,
+    expect: Expect | None = None,
     shard: tuple[int, int] = (0, 1),
     merge: Sequence[Path] = (),
 ) -> Validation:
     """Check a list, or several (or, for "eval", a directory of evaluation files), and write the manifest to `out`.
+
+    `expect` are the thresholds that the whole is judged by.
 
     `shard` (i, n) takes the i-th of n equal parts; `merge` are directories of all shards, whose results are
     joined without checking anything again. Raises InputError when the list cannot be read; what is wrong
@@ -120,7 +127,8 @@ def validate(
         if prints is not None and not prints.exists():
             save_fingerprints(prints, _fingerprints(against, against_images or images))
         pieces = _check_all(lists, (first, last), settings, prints, folder, sources[0].name)
-    result = _join(pieces, Validation(kind, told, max_rejected=max_rejected), out)
+    thresholds = (expect or Expect()).model_dump() | {"max_text": max_text}
+    result = _join(pieces, Validation(kind, told, max_rejected=max_rejected), load_suite(kind, thresholds), out)
     (out / "leaks.html").unlink(missing_ok=True)
     if "leak" in result.reasons:
         places = sorted({str(path if path.is_dir() else against_images or images) for path in against})
@@ -137,7 +145,7 @@ def require_passed(result: Validation, out: Path) -> None:
         raise CheckFailed(f"{result.source}: {result.failures[0]}; see {out / 'rejected.jsonl'}")
 
 
-def _judge(result: Validation, rows: pa.Table, out: Path) -> None:
+def _judge(result: Validation, rows: pa.Table, sources: pa.Table, suite: Suite, out: Path) -> None:
     share = result.rejected / max(result.total, 1)
     if not len(rows):
         result.failures.append(f"no record of {result.total} was accepted")
@@ -148,9 +156,15 @@ def _judge(result: Validation, rows: pa.Table, out: Path) -> None:
             f"{result.rejected} of {result.total} records rejected ({share:.1%}, at most "
             f"{result.max_rejected:.1%} allowed): {worst}"
         )
-    from vhm.data.expectations import judge  # Great Expectations takes seconds to import
-
-    result.expectations = judge(rows, result.kind, out / "data_docs")
+    rest = (sources, suite, result.kind, out / "data_docs")
+    if len(rows) <= _MANY:
+        result.expectations = judge(rows, *rest)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rows.arrow"
+            _write_table(path, rows)
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                result.expectations = process.submit(judge_file, path, *rest).result()
     for failure in result.expectations["failed"]:
         result.failures.append(f"expectation failed: {failure}")
 
@@ -294,11 +308,17 @@ def _check_piece(piece: _Piece, settings: _Settings, prints: Path | None, folder
     columns = {name: [getattr(row, name) for row in rows] for name in Row.__dataclass_fields__}
     columns["list"] = [piece.list] * len(rows)
     table = pa.table(columns, schema=_schema())
+    _write_table(folder / f"{piece.name}.arrow", table)
+    write_bytes(folder / f"{piece.name}.jsonl", jsonl([asdict(row) for row in rejected]))
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    import pyarrow as pa
+
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    write_bytes(folder / f"{piece.name}.arrow", memoryview(sink.getvalue()))
-    write_bytes(folder / f"{piece.name}.jsonl", jsonl([asdict(row) for row in rejected]))
+    write_bytes(path, memoryview(sink.getvalue()))
 
 
 def _schema() -> pa.Schema:
@@ -384,41 +404,43 @@ def _pieces_of(shards: Sequence[Path], key: str, total: int) -> list[Path]:
 # --- the whole -----------------------------------------------------------------------------------
 
 
-def _join(pieces: list[Path], result: Validation, out: Path) -> Validation:
+def _join(pieces: list[Path], result: Validation, suite: Suite, out: Path) -> Validation:
     """Find duplicates, write manifest and rejections in the list's order, and judge the whole."""
     kept, duplicates = _duplicates(pieces)
     out.mkdir(parents=True, exist_ok=True)
     columns = _write_manifest(pieces, kept, out / "manifest.parquet")
     reasons: Counter[str] = Counter()
-    _write_rejected(pieces, duplicates, reasons, out / "rejected.jsonl")
+    _write_rejected(pieces, [row for _, row in duplicates], reasons, out / "rejected.jsonl")
     result.accepted, result.rejected = len(columns), reasons.total()
     result.total = result.accepted + result.rejected
     result.reasons = dict(reasons.most_common())
-    counted = columns["source"].value_counts().to_pylist()
-    result.sources = {e["values"]: e["counts"] for e in sorted(counted, key=lambda e: (-e["counts"], e["values"]))}
+    sources = sources_of(columns, Counter(source for source, _ in duplicates))
+    result.sources = {row.pop("source"): row for row in sources.to_pylist()}
     result.refusal_share = (columns["refusal"].to_numpy().mean() if len(columns) else 0.0).__float__()
     result.manifest_sha256 = sha256_file(out / "manifest.parquet")
-    _judge(result, columns, out)
+    _judge(result, columns, sources, suite, out)
     return result
 
 
-def _duplicates(pieces: list[Path]) -> tuple[list[NDArray[np.bool_]], list[Rejected]]:
-    """Which rows of each piece to keep, and the others: a later record with an id or a content that was there.
+def _duplicates(pieces: list[Path]) -> tuple[list[NDArray[np.bool_]], list[tuple[str, Rejected]]]:
+    """Which rows of each piece to keep, and (source, row) of the others: an id or a content that was there.
 
     Only hashes that come more than once are looked at one by one: the others need no memory each.
     """
-    tables = [_read_piece(piece, ["index", "id", "id_hash", "content_hash"]) for piece in pieces]
-    repeated = _repeated([table["id_hash"] for table in tables]) | _repeated(
-        [table["content_hash"] for table in tables]
-    )
-    kept = [np.ones(len(table), bool) for table in tables]
-    starts = np.cumsum([0, *map(len, tables)])
+    repeated = _repeated(pieces, "id_hash") | _repeated(pieces, "content_hash")
+    lengths = [len(_read_piece(piece, ["index"])) for piece in pieces]
+    kept = [np.ones(length, bool) for length in lengths]
+    starts = np.cumsum([0, *lengths])
     ids: set[bytes] = set()
     contents: dict[bytes, int] = {}
     found = []
+    rows: Any = None
+    of = -1
     for place in np.flatnonzero(repeated).tolist():
         piece = int(np.searchsorted(starts, place, "right")) - 1
-        row = tables[piece].slice(place - int(starts[piece]), 1).to_pylist()[0]
+        if piece != of:
+            rows, of = _read_piece(pieces[piece], ["index", "id", "source", "id_hash", "content_hash"]), piece
+        row = rows.slice(place - int(starts[piece]), 1).to_pylist()[0]
         name, content = row["id_hash"], row["content_hash"]
         if name is not None and name in ids:
             reason, detail = "duplicate_id", "an earlier record has this id"
@@ -430,47 +452,54 @@ def _duplicates(pieces: list[Path]) -> tuple[list[NDArray[np.bool_]], list[Rejec
                 ids.add(name)
             continue
         kept[piece][place - int(starts[piece])] = False
-        found.append(Rejected(row["index"], row["id"], reason, detail))
+        found.append((row["source"], Rejected(row["index"], row["id"], reason, detail)))
     return kept, found
 
 
-def _repeated(hashes: list[pa.ChunkedArray]) -> NDArray[np.bool_]:
-    """Which hashes come more than once; by their first 8 bytes, so a few may that do not."""
-    starts, valid = [], []
-    for column in hashes:
-        for chunk in column.chunks:
-            content = np.frombuffer(chunk.buffers()[1], np.uint64).reshape(-1, 2)[
-                chunk.offset : chunk.offset + len(chunk)
-            ]
-            starts.append(content[:, 0])
+def _repeated(pieces: list[Path], column: str) -> NDArray[np.bool_]:
+    """Which rows have a hash that comes more than once; by its first 8 bytes, so a few may that do not."""
+    starts, valid = [np.zeros(0, np.uint64)], [np.zeros(0, bool)]
+    for piece in pieces:
+        for chunk in _read_piece(piece, [column])[column].chunks:
+            content = np.frombuffer(chunk.buffers()[1], np.uint64).reshape(-1, 2)
+            starts.append(content[chunk.offset : chunk.offset + len(chunk), 0].copy())
             valid.append(chunk.is_valid().to_numpy(zero_copy_only=False))
-    if not starts:
-        return np.zeros(0, bool)
     first, known = np.concatenate(starts), np.concatenate(valid)
-    _, places, counts = np.unique(first, return_inverse=True, return_counts=True)
-    if not known.all():
-        counts = np.bincount(places, weights=known)  # a record without an id shares it with nobody
-    return np.asarray((counts[places] > 1) & known)
+    # A record without a hash shares it with nobody: among those that have one, equal neighbours when sorted.
+    places = np.flatnonzero(known)
+    order = places[np.argsort(first[places], kind="stable")]
+    same = first[order[1:]] == first[order[:-1]]
+    repeated = np.zeros(len(first), bool)
+    repeated[order[1:][same]] = True
+    repeated[order[:-1][same]] = True
+    return repeated
 
 
 def _write_manifest(pieces: list[Path], kept: list[NDArray[np.bool_]], path: Path) -> pa.Table:
     """Write the manifest, in row groups that do not depend on the pieces, and what training maps of it.
 
-    Returns its columns but for the records themselves.
+    Returns the columns that the whole is judged by.
     """
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     stored = [name for name in _schema().names if name not in ("id_hash", "content_hash")]
     schema = pa.schema([_schema().field(name) for name in stored])
-    columns = [schema.empty_table().drop(["record"])]
+    judged = ["source", "width", "height", "turns", "text_length", "answer_length", "refusal"]
+    light = pa.schema(
+        [
+            pa.field(name, pa.dictionary(pa.int32(), pa.string()) if name == "source" else schema.field(name).type)
+            for name in judged
+        ]
+    )
+    columns = [light.empty_table()]
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with parquet.ParquetWriter(beside, schema, compression="zstd") as manifest, IndexWriter(path) as index:
             waiting = schema.empty_table()
             for piece, keep in zip(pieces, kept, strict=True):
                 accepted = _read_piece(piece, stored).filter(pa.array(keep))
-                columns.append(accepted.drop(["record"]))
+                columns.append(accepted.select(judged).cast(light))
                 waiting = pa.concat_tables([waiting, accepted])
                 while len(waiting) >= _ROW_GROUP:
                     manifest.write_table(waiting.slice(0, _ROW_GROUP).combine_chunks())
@@ -482,18 +511,20 @@ def _write_manifest(pieces: list[Path], kept: list[NDArray[np.bool_]], path: Pat
             os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    return pa.concat_tables(columns)
+    return pa.concat_tables(columns).unify_dictionaries()
 
 
 def _read_piece(piece: Path, columns: list[str]) -> pa.Table:
     import pyarrow as pa
 
-    with pa.OSFile(f"{piece}.arrow") as file:
-        return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=_places(columns))).read_all()
+    # Mapped, so that only the columns that are looked at take memory.
+    return pa.ipc.open_file(pa.memory_map(f"{piece}.arrow"), options=_only(columns)).read_all()
 
 
-def _places(columns: list[str]) -> list[int]:
-    return [_schema().get_field_index(name) for name in columns]
+def _only(columns: list[str]) -> pa.ipc.IpcReadOptions:
+    import pyarrow as pa
+
+    return pa.ipc.IpcReadOptions(included_fields=[_schema().get_field_index(name) for name in columns])
 
 
 def _write_rejected(pieces: list[Path], duplicates: list[Rejected], reasons: Counter[str], path: Path) -> None:

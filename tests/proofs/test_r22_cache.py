@@ -1,0 +1,76 @@
+"""R22: a cached result is taken only for the same bytes of data and code, image, environment and recipe."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from kfp.local.cache import LocalCache
+
+import vhm.lineage
+from components.validate_data import validate_data
+from pipelines.run import arguments_of
+from vhm.io import sha256_tree
+from vhm.lineage import code_hash
+from vhm.recipe import load_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def key(
+    cache: Path, data: Path, recipe: str = "tiny", image: str = "sha256:1", overrides: list[str] | None = None
+) -> str:
+    """The key that KFP would look the validation of `data` up by."""
+    arguments = arguments_of(load_recipe(recipe, overrides), str(data), sha256_tree(data), image)
+    arguments["kind"] = "sft"
+    container = validate_data.component_spec.implementation.container
+    return LocalCache(str(cache)).compute_key("validate-data", container.image, container.command, arguments)
+
+
+def test_any_change_misses(proof, cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = proof.size(40, 200)
+    draw = random.Random(22)
+    data, package = tmp_path / "data", tmp_path / "vhm"
+    shutil.copytree(cut, data)
+    shutil.copytree(ROOT / "vhm", package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr("pipelines.run.code_hash", lambda: code_hash(package))
+    files = {
+        "data": sorted(p for p in data.rglob("*") if p.is_file() and p.stat().st_size),
+        "code": sorted(p for p in package.rglob("*.py") if p.stat().st_size),
+    }
+    first = key(tmp_path, data)
+    assert key(tmp_path, data) == first, "nothing changed: a hit"
+    seen = {first}
+    for number in range(changes):
+        kind = ("data", "code", "image", "environment", "recipe")[number % 5]
+        with pytest.MonkeyPatch.context() as patch:
+            if kind in files:
+                path = draw.choice(files[kind])
+                content = bytearray(path.read_bytes())
+                old, place = bytes(content), draw.randrange(len(content))
+                content[place] ^= 1 << draw.randrange(8)
+                stamp = path.stat()
+                path.write_bytes(content)
+                found = key(tmp_path, data)
+                path.write_bytes(old)
+                assert stamp.st_size == path.stat().st_size
+            elif kind == "image":
+                found = key(tmp_path, data, image=f"sha256:{draw.getrandbits(256):x}")
+            elif kind == "environment":
+                one = draw.choice(list(importlib.metadata.distributions()))
+                others = [d for d in importlib.metadata.distributions() if d.metadata["Name"] != one.metadata["Name"]]
+                patch.setattr(vhm.lineage.importlib.metadata, "distributions", lambda: others)  # noqa: B023
+                found = key(tmp_path, data)
+            else:
+                rate = draw.uniform(1e-6, 1e-3)
+                found = key(tmp_path, data, overrides=[f"stages.sft.learning_rate={rate}"])
+        assert found not in seen, f"a change of the {kind} was not seen"
+        if kind != "environment":  # the same package may be drawn twice
+            seen.add(found)
+    assert key(tmp_path, data) == first, "all is as before: a hit again"
+    proof.record(
+        "R22", f"{changes} changes of data, code, image, environment and recipe: {changes} misses; without: a hit"
+    )
