@@ -2,73 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
-import numpy as np
 import torch
-from PIL import Image, ImageFilter
 from torch import nn
 from torch.nn import functional
 
 from benchmarks.conversion import conversion
+from benchmarks.images import images, pixels
 from benchmarks.lists import lists
-
-
-@dataclass(frozen=True)
-class Figure:
-    """`ours` and `baseline` in seconds, medians of interleaved runs."""
-
-    name: str
-    baseline_name: str
-    ours: float
-    baseline: float
-
-    def __str__(self) -> str:
-        ratio = self.baseline / self.ours
-        return f"{self.name:44} {1e3 * self.ours:9.2f} ms  {ratio:5.2f}× faster than {self.baseline_name}"
-
-
-def compare(
-    name: str, baseline_name: str, ours: Callable[[], object], baseline: Callable[[], object], runs: int = 9
-) -> Figure:
-    """Time both in turns, after one warm-up each."""
-    ours(), baseline()
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(runs):
-        for index, work in enumerate((ours, baseline)):
-            start = time.perf_counter()
-            work()
-            times[index].append(time.perf_counter() - start)
-    return Figure(name, baseline_name, statistics.median(times[0]), statistics.median(times[1]))
-
-
-def pixels(side: int) -> Figure:
-    """JPEG bytes → 3×336×336 float, against PIL and Hugging Face's PIL processor."""
-    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
-
-    from vhm.data.images import load_pixels
-    from vhm.data.pixels import normalised, squared
-
-    noise = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).filter(ImageFilter.GaussianBlur(3)).save(buffer, "JPEG", quality=90)
-    content = buffer.getvalue()
-    size = {"height": 336, "width": 336}
-    processor = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": 336}, crop_size=size)
-
-    def ours() -> torch.Tensor:
-        return normalised([squared(load_pixels(content), 336, pad=True)])
-
-    def baseline() -> torch.Tensor:
-        return processor(Image.open(io.BytesIO(content)).convert("RGB"), return_tensors="pt")["pixel_values"]
-
-    assert torch.allclose(ours(), baseline(), rtol=0, atol=1e-6)
-    return compare(f"JPEG {side}² → 3×336×336", "PIL + Hugging Face's processor", ours, baseline)
+from benchmarks.timing import Figure, compare
 
 
 def loss_head() -> Figure:
@@ -118,7 +63,8 @@ def scoring() -> list[str]:
 
 
 BENCHMARKS: dict[str, Callable[[], Iterable[object]]] = {
-    "pixels": lambda: (pixels(side) for side in (512, 1024)),
+    "pixels": lambda: (pixels(side) for side in (256, 512, 1024, 4000)),
+    "images": images,
     "loss-head": lambda: [loss_head()],
     "scoring": scoring,
     "lists": lists,

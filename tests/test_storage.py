@@ -231,6 +231,24 @@ def test_no_credentials_says_what_to_set(bucket: str, folder: Path, monkeypatch:
         publish(folder, S3Uri(bucket, "x"))
 
 
+def test_somebody_elses_directory_stays(bucket: str, folder: Path, tmp_path: Path) -> None:
+    uri = S3Uri(bucket, "x")
+    publish(folder, uri)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "file").write_text("theirs")
+    with pytest.raises(InputError, match="choose another place"):
+        fetch(uri, tmp_path / "theirs")
+    assert [p.name for p in (tmp_path / "theirs").iterdir()] == ["file"]
+    assert not [p for p in tmp_path.iterdir() if p.name.endswith(".fetch")]
+
+
+@pytest.mark.parametrize("told", ["soon", "-1", "0"])
+def test_a_timeout_that_is_none(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VHM_S3_TIMEOUT", told)
+    with pytest.raises(InputError, match="no number of seconds"):
+        Bucket("x")
+
+
 def test_what_is_not_there(bucket: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing was published"):
         fetch(S3Uri(bucket, "nothing"), tmp_path / "out")

@@ -83,6 +83,14 @@ def jsonl(rows: Iterator[Any] | list[Any]) -> bytes:
     return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
 
 
+def check_place(path: Path, marker: str) -> None:
+    """InputError unless `path` may become a result: absent, empty, or an older one, which holds `marker`."""
+    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+        raise InputError(f"{path} is not empty and holds no {marker} of an earlier result: choose another place")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: choose another place")
+
+
 @contextmanager
 def whole_directory(path: Path, marker: str) -> Iterator[Path]:
     """A directory to fill that takes the place of `path` when the block ends without an error.
@@ -92,10 +100,7 @@ def whole_directory(path: Path, marker: str) -> Iterator[Path]:
     it is somebody's.
     """
     path = path.absolute()
-    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
-        raise InputError(f"{path} is not empty and holds no {marker} of an earlier result: choose another place")
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file: choose another place")
+    check_place(path, marker)
     _sweep(path)
     beside = path.with_name(_beside(path, os.getpid()))
     try:

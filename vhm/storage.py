@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ from typing import Any
 import orjson
 
 from vhm.errors import CheckFailed, InputError, StorageError
-from vhm.io import read_json, whole_directory, write_json
+from vhm.io import check_place, read_json, whole_directory, write_json
 from vhm.progress import track
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,13 @@ def parse_uri(text: str) -> S3Uri:
 # --- one bucket ----------------------------------------------------------------------------------
 
 
+def _timeout() -> float:
+    told = os.environ.get("VHM_S3_TIMEOUT", "60")
+    if not re.fullmatch(r"\d+(\.\d+)?", told) or float(told) == 0:
+        raise InputError(f"VHM_S3_TIMEOUT={told!r} is no number of seconds")
+    return float(told)
+
+
 class _Damaged(Exception):
     """What came is not what was asked for."""
 
@@ -82,7 +90,7 @@ class Bucket:
     """A bucket, spoken to with retries and back-off; `timeout` is for one answer, in seconds."""
 
     name: str
-    timeout: float = field(default_factory=lambda: float(os.environ.get("VHM_S3_TIMEOUT", "60")))
+    timeout: float = field(default_factory=_timeout)
     attempts: int = 12
     parallel: int = 8
 
@@ -105,8 +113,9 @@ class Bucket:
     def get(self, key: str, start: int = 0, size: int | None = None, sha256: str | None = None) -> bytes:
         """An object's bytes, or `size` of them from `start`; damaged or short answers are asked for again.
 
-        What is damaged `sha256` tells, or for a whole object what `put` and `upload` wrote beside it. Raises StorageError, FileNotFoundError where there is no such key."""
-
+        What is damaged `sha256` tells, or for a whole object what `put` and `upload` wrote beside it. Raises
+        StorageError, FileNotFoundError where there is no such key.
+        """
         if size == 0:
             return b""
 
@@ -188,6 +197,8 @@ class Bucket:
         size = path.stat().st_size
         if size <= _PART:
             content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != sha256:
+                raise InputError(f"{path} changed while it was published: publish again")
             self._try(
                 f"write {key}",
                 lambda: self._client.put_object(Bucket=self.name, Key=key, Body=content, Metadata={"sha256": sha256}),
@@ -250,7 +261,7 @@ class Bucket:
             for entry in listed:
                 file.seek((entry["PartNumber"] - 1) * part)
                 content = file.read(part)
-                if entry["Size"] == len(content) and entry["ETag"].strip('"') == hashlib.md5(content).hexdigest():
+                if entry["Size"] == len(content) and entry["ETag"].strip('"') == _md5(content):
                     parts[entry["PartNumber"]] = entry["ETag"]
         if not parts:
             self._abort(key, uploads[-1])
@@ -307,6 +318,10 @@ def _is_passing(error: Exception) -> bool:
     if isinstance(error, ClientError):
         return _status(error) >= 500 or _status(error) == 429 or error.response["Error"]["Code"] in _PASSING
     return isinstance(error, (HTTPClientError, FlexibleChecksumError, Incomplete, ResponseParserError, _Damaged))
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()  # what an S3 part's ETag is
 
 
 def _status(error: Any) -> int:
@@ -390,9 +405,10 @@ def _send(
             if head and head["size"] == entry["size"] and head["sha256"] == entry["sha256"]:
                 return
         if entry["sha256"] in known and entry["size"] <= _COPY_LIMIT:
-            bucket.copy(known[entry["sha256"]], key)
-        else:
-            bucket.upload(directory / name, key, entry["sha256"])
+            with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
+                bucket.copy(known[entry["sha256"]], key)
+                return
+        bucket.upload(directory / name, key, entry["sha256"])
 
     files = manifest["files"]
     with ThreadPoolExecutor(bucket.parallel) as threads:
@@ -472,6 +488,7 @@ def fetch(uri: S3Uri, out: Path) -> str:
     if published is None:
         raise InputError(f"nothing was published at {uri}")
     out = out.absolute()
+    check_place(out, MANIFEST)
     beside = out.with_name(f".{out.name}.{published.version}.fetch")  # kept when this is interrupted
     beside.mkdir(parents=True, exist_ok=True)
     old = read_json(out / MANIFEST)["files"] if (out / MANIFEST).is_file() else {}

@@ -1,0 +1,104 @@
+"""JPEG bytes → the vision tower's input, and validating a list with its images, against what a decoder alone does."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+
+from benchmarks.timing import compare
+
+
+def jpeg(side: int, seed: int = 0) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).filter(ImageFilter.GaussianBlur(3)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def pixels(side: int) -> str:
+    """JPEG bytes → 3×336×336 float, against PIL and Hugging Face's PIL processor."""
+    import simplejpeg
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    from vhm.data.images import load_pixels
+    from vhm.data.pixels import normalised, squared
+    from vhm.data.resize import bicubic
+
+    content = jpeg(side)
+    size = {"height": 336, "width": 336}
+    processor = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": 336}, crop_size=size)
+
+    def ours() -> torch.Tensor:
+        return normalised([squared(load_pixels(content), 336, pad=True)])
+
+    def baseline() -> torch.Tensor:
+        return processor(Image.open(io.BytesIO(content)).convert("RGB"), return_tensors="pt")["pixel_values"]
+
+    assert torch.allclose(ours(), baseline(), rtol=0, atol=1e-6)
+    figure = compare(f"JPEG {side}² → 3×336×336", "PIL + Hugging Face's processor", ours, baseline)
+    limit = compare("", "", lambda: bicubic(simplejpeg.decode_jpeg(content), 336, 336), ours)
+    return f"{figure}; {limit.ours / limit.baseline:.0%} of decoder + resize alone"
+
+
+def images(few: int = 2_500, many: int = 14_500, side: int = 1024) -> Iterator[str]:
+    """`vhm validate` of a list with images, and the decoder alone on the same files and all cores.
+
+    The difference of two lists counts: a run's seconds of starting processes and of Great Expectations do not grow.
+    """
+    with tempfile.TemporaryDirectory(prefix="vhm-bench-") as place:
+        root = Path(place) / "images"
+        root.mkdir()
+        contents = [jpeg(side, seed) for seed in range(40)]
+        for number in range(many):
+            path = root / f"{number}.jpg"
+            if number < len(contents):
+                path.write_bytes(contents[number])
+            else:
+                os.link(root / f"{number % len(contents)}.jpg", path)
+        took = [_validate(Path(place), root, count) for count in (few, many)]
+        ours = (many - few) / (took[1] - took[0])
+        rows = [str(root / f"{number}.jpg") for number in range(many - few)]
+        with ProcessPoolExecutor() as processes:
+            list(processes.map(_decode, rows[:64], chunksize=8))
+            start = time.perf_counter()
+            list(processes.map(_decode, rows, chunksize=64))
+            alone = len(rows) / (time.perf_counter() - start)
+        yield (
+            f"validating with images of {side}² {ours:13.0f} images/s, {ours / alone:.0%} of the decoder alone "
+            f"({alone:.0f}/s on {os.cpu_count()} cores)"
+        )
+
+
+def _validate(place: Path, root: Path, count: int) -> float:
+    turns = [{"from": "human", "value": "<image>\nDescribe."}]
+    records = [
+        {
+            "id": f"{n}",
+            "image": f"{n}.jpg",
+            "conversations": [*turns, {"from": "gpt", "value": f"A caption about {n}."}],
+        }
+        for n in range(count)
+    ]
+    (place / "list.json").write_text(json.dumps(records))
+    command = [sys.executable, "-m", "vhm.cli", "validate", str(place / "list.json"), "--images", str(root)]
+    start = time.perf_counter()
+    subprocess.run([*command, "--out", str(place / f"out{count}")], check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def _decode(path: str) -> int:
+    import simplejpeg
+
+    return int(simplejpeg.decode_jpeg(Path(path).read_bytes()).nbytes)
