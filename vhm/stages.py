@@ -114,7 +114,8 @@ def predict(recipe: str, data: str, model: str, shard: int, predictions: str) ->
     _share_cores(settings.evaluation.shards)
     directory = Path(data) / settings.data.evaluation
     tasks = tasks_in(directory, settings.evaluation.tasks)
-    run(Path(model), directory, Path(predictions), tasks, settings.evaluation, (int(shard), settings.evaluation.shards))
+    part = (int(shard), settings.evaluation.shards)
+    run(Path(model), directory, Path(predictions), tasks, settings.evaluation, part, bands=settings.data.bands)
     return {"shard": int(shard), "tasks": len(tasks)}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from planted import PLANTED, contents, hits
 
 from vhm.serve.client import ask, local_server
 from vhm.train.launch import weights_hash
@@ -33,7 +34,9 @@ def pipeline(recipe: Path, out: Path, *arguments: str) -> subprocess.CompletedPr
         str(out),
         *arguments,
     ]
-    return subprocess.run(command, capture_output=True, text=True, cwd=out.parent, timeout=900)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=out.parent, timeout=900, env=os.environ | PLANTED
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,12 @@ def run(cut_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (out / "printed.txt").write_text(done.stdout)
     (out / "shown.txt").write_text(done.stderr)
     return out
+
+
+def test_a_run_writes_no_secret_of_the_environment(run: Path) -> None:
+    looked_at = contents(run)
+    assert len(looked_at) > 100
+    assert hits(looked_at) == []
 
 
 def test_a_run_leaves_what_the_contract_names(run: Path) -> None:

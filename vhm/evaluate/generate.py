@@ -73,6 +73,7 @@ def predict(
     settings: Evaluation,
     shard: tuple[int, int] = (0, 1),
     resume: bool = False,
+    bands: tuple[int, int, int] | None = None,
 ) -> None:
     """Write `out`/predictions/TASK.jsonl for each task, and …/TASK.blind.jsonl for the blind ones.
 
@@ -85,6 +86,7 @@ def predict(
         "data": sha256_tree(directory),
         "max_new_tokens": settings.max_new_tokens,
         "shard": list(shard),
+        "bands": bands and list(bands),
     }
     _prepare(folder, key, resume)
     blind = {task.name for task in tasks if task.name in settings.blind or task.key in settings.blind}
@@ -101,7 +103,8 @@ def predict(
         log.info("evaluate %d of %d: %s, %d questions", number, len(work), what, len(left))
         with path.open("ab") as file:
             for batch in track(batches, what):
-                for row in _answer(answerer, root, task, batch, settings.max_new_tokens, without_picture):
+                pictures = {question.index: _picture(root, question.image, bands) for question in batch}
+                for row in _answer(answerer, pictures, task, batch, settings.max_new_tokens, without_picture):
                     file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
                 file.flush()
                 os.fsync(file.fileno())
@@ -154,16 +157,28 @@ def _drop_torn_line(path: Path) -> None:
         write_bytes(path, whole)
 
 
+def _picture(root: ImageRoot, name: str, bands: tuple[int, int, int] | None) -> Image.Image | str:
+    """The picture, or why there is none."""
+    try:
+        return load_image(root.read(name), bands=bands)
+    except ImageError as error:
+        return str(error)
+
+
 def _answer(
-    answerer: Answerer, root: ImageRoot, task: Task, batch: list[Question], max_new_tokens: int, blind: bool
+    answerer: Answerer,
+    pictures: dict[int, Image.Image | str],
+    task: Task,
+    batch: list[Question],
+    max_new_tokens: int,
+    blind: bool,
 ) -> Iterator[dict[str, Any]]:
     """The batch's rows. One bad picture or one failing question does not take the others with it."""
     asked, errors = {}, {}
     for question in batch:
-        try:
-            picture = load_image(root.read(question.image))
-        except ImageError as error:
-            errors[question.index] = str(error)
+        picture = pictures[question.index]
+        if isinstance(picture, str):
+            errors[question.index] = picture
             continue
         if blind:
             picture = Image.new("RGB", picture.size, BLIND_COLOUR)
