@@ -1,4 +1,4 @@
-"""List file → validated manifest."""
+"""Checked shards of a list → validated manifest."""
 
 from kfp import dsl
 
@@ -12,6 +12,7 @@ def validate_data(
     data: str,
     data_hash: str,
     code: str,
+    parts: dsl.Input[list[dsl.Artifact]],
     manifest: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
@@ -19,6 +20,8 @@ def validate_data(
 ):
     from vhm.stages import validate_data
 
-    found = validate_data(kind, recipe, data, manifest.path, report.path, summary.path, figures.path)
+    found = validate_data(
+        kind, [p.path for p in parts], recipe, data, manifest.path, report.path, summary.path, figures.path
+    )
     manifest.metadata.update(found)
     figures.metadata.update(found)

@@ -1,4 +1,4 @@
-"""The pipeline: three lists validated side by side, a model warm-started, trained twice, evaluated in
+"""The pipeline: three lists validated side by side, each in shards, a model warm-started, trained twice, evaluated in
 shards, judged, and deployed if it passed. The same definition runs on a laptop and on a cluster."""
 
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from kfp import compiler, dsl
 
+from components.check_data import check_data
 from components.deploy import deploy
 from components.evaluate import evaluate, score
 from components.gate import gate
@@ -31,12 +32,15 @@ def vhm(
     data: str,
     data_hash: str,
     code: str,
+    parts: list = [0],
     shards: list = [0, 1],
 ) -> Outputs:
     common = {"recipe": recipe, "data": data, "data_hash": data_hash, "code": code}
     with dsl.ParallelFor(KINDS, name="lists") as kind:
-        checked = validate_data(kind=kind, **common)
-    manifests = checked.outputs["manifest"]  # each consumer collects them anew: KFP cannot share a Collected
+        with dsl.ParallelFor(parts, name="parts") as part:
+            checked = check_data(kind=kind, shard=part, **common)
+        validated = validate_data(kind=kind, parts=dsl.Collected(checked.outputs["part"]), **common)
+    manifests = validated.outputs["manifest"]  # each consumer collects them anew: KFP cannot share a Collected
 
     started = warm_start(manifests=dsl.Collected(manifests), **common)
     pretrained = train(stage="pretrain", manifests=dsl.Collected(manifests), model=started.outputs["model"], **common)

@@ -72,7 +72,7 @@ def base(sample: Path):
 @pytest.fixture(scope="session")
 def manifests(cut: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Validated manifests of the cut sample, one folder a kind."""
-    from vhm.data.validate import validate
+    from lists import validate
 
     out = tmp_path_factory.mktemp("manifests")
     for kind, name in (("pretrain", "pretrain/list_pretrain.json"), ("sft", "sft/list_sft.json")):

@@ -71,29 +71,27 @@ def validate(
 ) -> None:
     """Check a list: manifest of what is accepted, a reason for everything else."""
     from vhm.data.images import Limits
-    from vhm.data.validate import require_passed
+    from vhm.data.validate import Request, require_passed
     from vhm.data.validate import validate as run
     from vhm.recipe import load_recipe
 
     if kind not in ("pretrain", "sft", "eval"):
         raise InputError(f"--kind {kind!r} is unknown: use pretrain, sft or eval")
     settings = load_recipe(recipe, set_).data
-    result = run(
+    limits = Limits(max_pixels=settings.max_pixels)
+    request = Request(
         source,
         images,
-        out,
         kind,  # type: ignore[arg-type]
         against or (),
         against_images,
-        settings.max_rejected if max_rejected is None else max_rejected,
         settings.max_text,
-        Limits(max_pixels=settings.max_pixels),
+        limits,
         skip_images,
         settings.bands,
-        settings.expect,
-        shard=_shard(shard),
-        merge=merge or (),
     )
+    allowed = settings.max_rejected if max_rejected is None else max_rejected
+    result = run(request, out, allowed, settings.expect, _shard(shard), merge or ())
     words = ", ".join(f"{count} {reason}" for reason, count in result.reasons.items())
     _say(
         result.to_dict(), json_, f"{result.accepted} of {result.total} accepted{f' ({words})' if words else ''}: {out}"

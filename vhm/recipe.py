@@ -80,6 +80,7 @@ class Data(_Section):
     evaluation: str = "eval"
     golden: str = "golden.json"
     max_rejected: Share = 0.01
+    shards: Positive = Field(1, description="parts that a list is checked in side by side")
     max_pixels: Positive = 100_000_000
     max_text: Positive = 20_000
     expect: Expect = Expect()

@@ -54,13 +54,14 @@ def remake_projector(data: Path, work: Path) -> None:
     """
     import torch
 
-    from vhm.data.validate import validate
+    from vhm.data.validate import Request, validate
     from vhm.model.projector import read_projector
     from vhm.recipe import load_recipe
     from vhm.train import train
 
     build_tiny_base(work / "base", _texts(data), [SOURCE_LAYER])
-    validate(data / "pretrain" / "list_pretrain.json", data / "images", work / "manifest", "pretrain")
+    lists = [data / "pretrain" / "list_pretrain.json"]
+    validate(Request(lists, data / "images", "pretrain"), work / "manifest")
     train(
         "align",
         load_recipe("tiny"),

@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -22,35 +22,41 @@ from vhm.errors import InputError
 from vhm.io import read_json, sha256_tree, write_json, write_text
 from vhm.recipe import Recipe, parse_recipe
 
+if TYPE_CHECKING:
+    from vhm.data.validate import Request
+
 log = logging.getLogger(__name__)
 
 LOG_PREFIX = "vhm| "
 
 
+def check_data(kind: str, shard: int, recipe: str, data: str, part: str) -> None:
+    """Check one shard of the lists of `kind`, for `validate_data` to join."""
+    settings = _begin(recipe)
+    from vhm.data.validate import check_shard
+
+    check_shard(_validation(kind, settings, Path(data)), Path(part), (int(shard), settings.data.shards))
+
+
 def validate_data(
-    kind: str, recipe: str, data: str, manifest: str, report: str, summary: str, figures: str
+    kind: str,
+    parts: Sequence[str],
+    recipe: str,
+    data: str,
+    manifest: str,
+    report: str,
+    summary: str,
+    figures: str,
 ) -> dict[str, Any]:
-    """Check the list of `kind` ("pretrain", "sft", "eval"); raises CheckFailed when it fails."""
+    """Join what was checked of the lists of `kind` ("pretrain", "sft", "eval"); CheckFailed when it is refused."""
     settings = _begin(recipe)
     from vhm.data.report import report_html, report_markdown
     from vhm.data.validate import require_passed, validate
 
-    root, out = Path(data), Path(manifest)
-    evaluation = root / settings.data.evaluation
-    lists = {"pretrain": settings.data.lists("pretrain"), "sft": settings.data.lists("sft"), "eval": ["."]}
-    if kind not in lists:
-        raise InputError(f"kind {kind!r} is unknown: use {', '.join(lists)}")
+    out = Path(manifest)
+    request = _validation(kind, settings, Path(data))
     result = validate(
-        [(evaluation if kind == "eval" else root) / name for name in lists[kind]],
-        evaluation if kind == "eval" else join(root, settings.data.images),
-        out,
-        kind,  # type: ignore[arg-type]
-        [] if kind == "eval" else [evaluation],
-        max_rejected=settings.data.max_rejected,
-        max_text=settings.data.max_text,
-        limits=Limits(max_pixels=settings.data.max_pixels),
-        bands=settings.data.bands,
-        expect=settings.data.expect,
+        request, out, settings.data.max_rejected, settings.data.expect, merge=[Path(part) for part in parts]
     )
     write_text(Path(report), report_html(result.to_dict(), out))
     write_text(Path(summary), report_markdown(result.to_dict()))
@@ -59,6 +65,28 @@ def validate_data(
     return _keep(
         figures,
         {"kind": kind, "accepted": result.accepted, "rejected": result.rejected, "refusals": result.refusal_share},
+    )
+
+
+def _validation(kind: str, settings: Recipe, root: Path) -> Request:
+    from vhm.data.validate import Request
+
+    if kind not in ("pretrain", "sft", "eval"):
+        raise InputError(f"kind {kind!r} is unknown: use pretrain, sft or eval")
+    evaluation = root / settings.data.evaluation
+    if kind == "eval":
+        lists, images, against = [evaluation], evaluation, []
+    else:
+        lists = [root / name for name in settings.data.lists(kind)]  # type: ignore[arg-type]
+        images, against = join(root, settings.data.images), [evaluation]  # type: ignore[assignment]
+    return Request(
+        lists,
+        images,
+        kind,  # type: ignore[arg-type]
+        against,
+        max_text=settings.data.max_text,
+        limits=Limits(max_pixels=settings.data.max_pixels),
+        bands=settings.data.bands,
     )
 
 

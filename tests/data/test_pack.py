@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lists import validate
 from PIL import Image
 
 from vhm.data.index import open_index
 from vhm.data.pack import pack, packed_records, parse_size, unpack
 from vhm.data.roots import open_root
 from vhm.data.shards import index_shards
-from vhm.data.validate import validate
 from vhm.errors import ImageError, InputError
 
 

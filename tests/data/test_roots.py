@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from lists import validate
 from s3 import Faults, FaultyProxy, SeaweedFS, client
 from terrain import terrain
 
 from vhm.data.index import open_index
 from vhm.data.pack import pack
 from vhm.data.roots import open_root
-from vhm.data.validate import validate
 from vhm.errors import ImageError, InputError
 from vhm.storage import S3Uri, publish
 

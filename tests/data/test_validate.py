@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lists import validate
 from PIL import Image, ImageFilter
 
 from vhm.data.index import open_index
 from vhm.data.records import REASONS
-from vhm.data.validate import require_passed, validate
+from vhm.data.validate import require_passed
 from vhm.errors import CheckFailed, InputError
 
 

@@ -71,7 +71,7 @@ def test_it_shows_stages_steps_and_a_table(run: Path) -> None:
     shown, printed = (run / "shown.txt").read_text(), (run / "printed.txt").read_text()
     assert "pretrain step" in shown
     assert " s left" in shown
-    names = "validate data, warm start, pretrain, sft, evaluate, score, gate, deploy".split(", ")
+    names = "check data, validate data, warm start, pretrain, sft, evaluate, score, gate, deploy".split(", ")
     assert [name for name in names if f"\n{name}" not in printed] == []
     assert str(run / "report.html") in printed
 
@@ -80,7 +80,7 @@ def test_a_second_run_takes_every_stage_from_the_cache(run: Path, cut_recipe: Pa
     before = weights_hash(run / "model")
     done = pipeline(cut_recipe, run)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "(11 of 11 stages were finished before)" in done.stdout
+    assert "(14 of 14 stages were finished before)" in done.stdout
     assert "taken from the cache" in done.stderr
     assert weights_hash(run / "model") == before
     assert (run / "deployment" / "answer.png").exists()

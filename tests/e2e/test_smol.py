@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from lists import validate
 
 from vhm.data.encode import encode
 from vhm.data.sample.sources import Source, fetch_file
-from vhm.data.validate import validate
 from vhm.evaluate import evaluate
 from vhm.io import cache_directory, read_json, read_jsonl
 from vhm.model import load_model

@@ -174,7 +174,8 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, mon
 
 def test_the_shipped_projector_is_trained(sample: Path, tmp_path: Path) -> None:
     """It was trained by `align` with one feature layer: it must tell captions better than a random one."""
-    from vhm.data.validate import validate
+    from lists import validate
+
     from vhm.model.tiny import SOURCE_LAYER, build_tiny_base
     from vhm.recipe import load_recipe
     from vhm.sample import _texts

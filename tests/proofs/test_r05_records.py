@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from hostile import IMAGES, RECORDS, good
+from lists import validate
 from PIL import Image
 
 from vhm.data.records import REASONS
-from vhm.data.validate import validate
 
 
 @pytest.fixture(scope="module")

@@ -89,4 +89,4 @@ def _expected(found: dict[str, Any]) -> str:
 
 
 def _observed(value: Any) -> str:
-    return "" if value is None or value == [] else str(value)[:80]
+    return "" if value is None or (isinstance(value, list) and not value) else str(value)[:80]

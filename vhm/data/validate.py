@@ -27,8 +27,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,8 @@ from numpy.typing import NDArray
 
 from vhm.data.check import LEAK, Checker, Kind, Rejected, Row
 from vhm.data.contamination import Fingerprint, fingerprint, load_finder, save_fingerprints
-from vhm.data.expectations import Suite, judge, judge_file, load_suite, sources_of
-from vhm.data.images import Limits
+from vhm.data.expectations import Suite, frame_of, judge, judge_file, load_suite, sources_of
+from vhm.data.images import DEFAULT_LIMITS, Limits
 from vhm.data.index import IndexWriter
 from vhm.data.leaks import Leak, write_leaks
 from vhm.data.records import image_name
@@ -88,55 +88,80 @@ class Validation:
         return asdict(self) | {"passed": self.passed}
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is to be validated: lists (or, for "eval", directories of evaluation files) with their image root.
+
+    `against` are evaluation lists or directories whose images must not be in it, `against_images` their image root
+    where it is another. `max_text` is in characters; `bands` are those of a TIFF to look at.
+    """
+
+    sources: Sequence[Path]
+    images: str | Path
+    kind: Kind = "sft"
+    against: Sequence[Path] = ()
+    against_images: str | Path | None = None
+    max_text: int = 20_000
+    limits: Limits = DEFAULT_LIMITS
+    skip_images: bool = False
+    bands: tuple[int, int, int] | None = None
+
+    @cached_property
+    def lists(self) -> list[RecordList]:
+        return [found for one in self.sources for found in open_lists(one, self.kind)]
+
+    @cached_property
+    def key(self) -> str:
+        """What pieces must have in common to be joined or gone on with."""
+        told = [
+            [sha256_file(records.path) for records in self.lists],
+            [str(self.images), self.kind, self.max_text, repr(self.limits), self.skip_images, self.bands],
+            [str(path) for path in (*self.against, self.against_images)],
+            code_hash(),
+        ]
+        return hashlib.sha256(orjson.dumps(told)).hexdigest()
+
+
 def validate(
-    source: Path | Sequence[Path],
-    images: str | Path,
+    request: Request,
     out: Path,
-    kind: Kind = "sft",
-    against: Sequence[Path] = (),
-    against_images: str | Path | None = None,
     max_rejected: float = 0.01,
-    max_text: int = 20_000,
-    limits: Limits | None = None,
-    skip_images: bool = False,
-    bands: tuple[int, int, int] | None = None,
     expect: Expect | None = None,
     shard: tuple[int, int] = (0, 1),
     merge: Sequence[Path] = (),
 ) -> Validation:
-    """Check a list, or several (or, for "eval", a directory of evaluation files), and write the manifest to `out`.
+    """Check the lists and write the manifest to `out`.
 
-    `expect` are the thresholds that the whole is judged by.
-
-    `shard` (i, n) takes the i-th of n equal parts; `merge` are directories of all shards, whose results are
-    joined without checking anything again. Raises InputError when the list cannot be read; what is wrong
-    with single records is never raised, but counted in the result.
+    `expect` are the thresholds that the whole is judged by. `shard` (i, n) takes the i-th of n equal parts; `merge`
+    are directories of all shards, whose results are joined without checking anything again. Raises InputError when
+    a list cannot be read; what is wrong with single records is never raised, but counted in the result.
     """
-    sources = [source] if isinstance(source, Path) else list(source)
-    told = ", ".join(map(str, sources))
-    lists = [found for one in sources for found in open_lists(one, kind)]
-    settings = _Settings(images, kind, limits or Limits(), max_text, skip_images, bands)
-    key = _key(lists, settings, [*against, *([against_images] if against_images else [])])
-    total = sum(map(len, lists))
-    if merge:
-        pieces = _pieces_of(merge, key, total)
-    else:
-        first, last = total * shard[0] // shard[1], total * (shard[0] + 1) // shard[1]
-        folder = _parts_folder(out, key)
-        prints = folder / "evaluation.npz" if against else None
-        if prints is not None and not prints.exists():
-            save_fingerprints(prints, _fingerprints(against, against_images or images))
-        pieces = _check_all(lists, (first, last), settings, prints, folder, sources[0].name)
-    thresholds = (expect or Expect()).model_dump() | {"max_text": max_text}
-    result = _join(pieces, Validation(kind, told, max_rejected=max_rejected), load_suite(kind, thresholds), out)
+    pieces = _pieces_of(merge, request) if merge else check_shard(request, out, shard)
+    thresholds = (expect or Expect()).model_dump() | {"max_text": request.max_text}
+    suite = load_suite(request.kind, thresholds)
+    told = ", ".join(map(str, request.sources))
+    result = _join(pieces, Validation(request.kind, told, max_rejected=max_rejected), suite, out)
     (out / "leaks.html").unlink(missing_ok=True)
     if "leak" in result.reasons:
-        places = sorted({str(path if path.is_dir() else against_images or images) for path in against})
-        write_leaks(out / "leaks.html", list(_leaks(out, lists)), open_root(images), map(open_root, places))
+        others = request.against_images or request.images
+        places = sorted({str(path if path.is_dir() else others) for path in request.against})
+        leaks = list(_leaks(out, request.lists))
+        write_leaks(out / "leaks.html", leaks, open_root(request.images), map(open_root, places))
     write_json(out / "validation.json", result.to_dict())
     if shard == (0, 1):
         shutil.rmtree(out / PARTS, ignore_errors=True)
     return result
+
+
+def check_shard(request: Request, out: Path, shard: tuple[int, int]) -> list[Path]:
+    """Check the i-th of n parts, and no more: `out` is then for `merge`. Returns its pieces."""
+    total = sum(map(len, request.lists))
+    first, last = total * shard[0] // shard[1], total * (shard[0] + 1) // shard[1]
+    folder = _parts_folder(out, request.key)
+    prints = folder / "evaluation.npz" if request.against else None
+    if prints is not None and not prints.exists():
+        save_fingerprints(prints, _fingerprints(request.against, request.against_images or request.images))
+    return _check_all(request, (first, last), prints, folder)
 
 
 def require_passed(result: Validation, out: Path) -> None:
@@ -158,7 +183,7 @@ def _judge(result: Validation, rows: pa.Table, sources: pa.Table, suite: Suite, 
         )
     rest = (sources, suite, result.kind, out / "data_docs")
     if len(rows) <= _MANY:
-        result.expectations = judge(rows, *rest)
+        result.expectations = judge(frame_of(rows), *rest)
     else:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.arrow"
@@ -226,16 +251,6 @@ def _records(lists: Iterable[RecordList]) -> Iterator[Any]:
 
 
 @dataclass(frozen=True)
-class _Settings:
-    images: str | Path
-    kind: Kind
-    limits: Limits
-    max_text: int
-    skip_images: bool
-    bands: tuple[int, int, int] | None
-
-
-@dataclass(frozen=True)
 class _Piece:
     """Records [first, first + len(starts)) of the whole, bytes of one file, which is list number `list`."""
 
@@ -250,21 +265,16 @@ class _Piece:
         return f"{self.first:010d}-{self.first + len(self.starts):010d}"
 
 
-def _check_all(
-    lists: list[RecordList],
-    span: tuple[int, int],
-    settings: _Settings,
-    prints: Path | None,
-    folder: Path,
-    what: str,
-) -> list[Path]:
+def _check_all(request: Request, span: tuple[int, int], prints: Path | None, folder: Path) -> list[Path]:
     """Check the records of `span`; pieces that an interrupted run has checked are taken as they are."""
-    pieces = list(_cut(lists, *span))
+    pieces = list(_cut(request.lists, *span))
     left = [piece for piece in pieces if not (folder / f"{piece.name}.jsonl").exists()]
+    what = request.sources[0].name
     if len(left) < len(pieces):
         log.info("%s: %d of %d pieces were checked before", what, len(pieces) - len(left), len(pieces))
-    work = partial(_check_piece, settings=settings, prints=prints, folder=folder)
-    with _workers(sum(len(piece.starts) for piece in left), settings.skip_images) as workers:
+    bare = replace(request)  # without the lists, which are in the pieces
+    work = partial(_check_piece, request=bare, prints=prints, folder=folder)
+    with _workers(sum(len(piece.starts) for piece in left)) as workers:
         for _ in track(workers.map(work, left), f"validating {what}, {_PIECE} records each", len(left)):
             pass
     return [folder / piece.name for piece in pieces]
@@ -280,19 +290,19 @@ def _cut(lists: list[RecordList], first: int, last: int) -> Iterator[_Piece]:
         before += len(records)
 
 
-def _workers(records: int, skip_images: bool) -> Executor:
+def _workers(records: int) -> Executor:
     if records <= _ALONE:
         return ThreadPoolExecutor(1)
     return ProcessPoolExecutor(os.cpu_count() or 1, multiprocessing.get_context("spawn"))
 
 
-def _check_piece(piece: _Piece, settings: _Settings, prints: Path | None, folder: Path) -> None:
+def _check_piece(piece: _Piece, request: Request, prints: Path | None, folder: Path) -> None:
     """Write `folder`/NAME.arrow with the rows, then NAME.jsonl with the rejected: a piece that has both is done."""
     import pyarrow as pa
 
-    root = None if settings.skip_images else open_root(settings.images)
+    root = None if request.skip_images else open_root(request.images)
     leaks = None if prints is None else load_finder(prints)
-    checker = Checker(root, settings.kind, settings.limits, settings.max_text, leaks, settings.bands)
+    checker = Checker(root, request.kind, request.limits, request.max_text, leaks, request.bands)
     rows: list[Row] = []
     rejected: list[Rejected] = []
     with piece.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -359,17 +369,6 @@ def _leaks(out: Path, lists: list[RecordList]) -> Iterator[Leak]:
 # --- pieces on disk ------------------------------------------------------------------------------
 
 
-def _key(lists: list[RecordList], settings: _Settings, against: list[str | Path]) -> str:
-    """What pieces must have in common to be joined or gone on with."""
-    told = [
-        [sha256_file(records.path) for records in lists],
-        repr(settings),
-        [str(path) for path in against],
-        code_hash(),
-    ]
-    return hashlib.sha256(orjson.dumps(told)).hexdigest()
-
-
 def _parts_folder(out: Path, key: str) -> Path:
     folder = out / PARTS
     if folder.is_dir() and (not (folder / "key").is_file() or (folder / "key").read_text() != key):
@@ -379,14 +378,14 @@ def _parts_folder(out: Path, key: str) -> Path:
     return folder
 
 
-def _pieces_of(shards: Sequence[Path], key: str, total: int) -> list[Path]:
+def _pieces_of(shards: Sequence[Path], request: Request) -> list[Path]:
     """The pieces of all shards in the list's order. InputError when they are of different runs, or some lack."""
     pieces: list[Path] = []
     for shard in shards:
         folder = shard / PARTS
         if not (folder / "key").is_file():
             raise InputError(f"{shard} holds no {PARTS}/ of a `vhm validate --shard`")
-        if (folder / "key").read_text() != key:
+        if (folder / "key").read_text() != request.key:
             raise InputError(f"{shard} was made from another list, with other settings or by other code: make it again")
         pieces += [path.with_suffix("") for path in folder.glob("*.jsonl")]
     pieces.sort(key=lambda path: path.name)
@@ -396,6 +395,7 @@ def _pieces_of(shards: Sequence[Path], key: str, total: int) -> list[Path]:
         if first != place:
             raise InputError(f"records {place} to {first} are in none of the shards, or in two: give each shard once")
         place = last
+    total = sum(map(len, request.lists))
     if place != total:
         raise InputError(f"records {place} to {total} are in none of the shards")
     return pieces

@@ -66,15 +66,15 @@ def sources_of(rows: pa.Table, duplicates: Mapping[str, int]) -> pa.Table:
     return table.sort_by([("records", "descending"), ("source", "ascending")])
 
 
-def judge(rows: pa.Table, sources: pa.Table, suite: Suite, kind: str, docs: Path) -> dict[str, Any]:
-    """Validate the accepted rows (numbers of the manifest's columns) and their sources; write Data Docs to `docs`.
+def judge(records: pd.DataFrame, sources: pa.Table, suite: Suite, kind: str, docs: Path) -> dict[str, Any]:
+    """Validate the accepted records (see `frame_of`) and their sources; write Data Docs to `docs`.
 
     Returns {"suite", "success", "evaluated", "failed": [words], "results": [...]}.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "False"  # nothing is reported to anyone
     import great_expectations as gx
 
-    tables = {"records": _frame(rows), "sources": sources.to_pandas()}
+    tables = {"records": records, "sources": sources.to_pandas()}
     results: list[dict[str, Any]] = []
     failed: list[str] = []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -113,11 +113,11 @@ def judge_file(path: Path, sources: pa.Table, suite: Suite, kind: str, docs: Pat
     """As `judge`, of rows in an Arrow file: in a process of its own, so that its memory is given back."""
     import pyarrow as pa
 
-    return judge(pa.ipc.open_file(pa.memory_map(str(path))).read_all(), sources, suite, kind, docs)
+    return judge(frame_of(pa.ipc.open_file(pa.memory_map(str(path))).read_all()), sources, suite, kind, docs)
 
 
-def _frame(rows: pa.Table) -> pd.DataFrame:
-    """Numbers alone, as small as they are: a million rows of them take a few dozen megabytes."""
+def frame_of(rows: pa.Table) -> pd.DataFrame:
+    """The manifest's columns that a suite may name: numbers alone, as small as they are: a million rows of them take a few dozen megabytes."""
     import pandas as pd
 
     frame = pd.DataFrame({name: rows[name].to_numpy() for name in ("turns", "text_length", "answer_length")})
@@ -135,7 +135,7 @@ def _plain(table: str, result: Any) -> dict[str, Any]:
         "expectation": result.expectation_config.type,
         "arguments": {k: v for k, v in result.expectation_config.kwargs.items() if k != "batch_id"},
         "success": bool(result.success),
-        "observed": observed,
+        "observed": list(observed) if isinstance(observed, (list, np.ndarray)) else observed,
         "unexpected_percent": result.result.get("unexpected_percent"),
     }
 
