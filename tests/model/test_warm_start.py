@@ -191,15 +191,15 @@ def test_the_shipped_projector_is_trained(sample: Path, tmp_path: Path) -> None:
 
 
 def _loss(model_directory: Path, manifest: Path, images: Path, stage) -> float:
-    from vhm.data.images import Limits
     from vhm.data.index import open_index
+    from vhm.recipe import Data
     from vhm.train.batches import EncodedSamples, TrainingSet, encode_samples
     from vhm.train.engine import LabelledLoss
 
     model, processor = load_model(model_directory)
     encode_samples(manifest.parent / "samples", open_index(manifest), processor.tokenizer, stage, {})
     encoded = EncodedSamples(manifest.parent / "samples")
-    samples = TrainingSet(encoded, open_index(manifest), images, processor, stage, 144, Limits())
+    samples = TrainingSet(encoded, open_index(manifest), str(images), processor, stage, 144, Data())
     batch = samples.batch(list(range(0, len(samples), 40)))
     with torch.no_grad():
         return float(LabelledLoss(model)(batch)) / batch.targets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -54,6 +55,7 @@ def print_of(number: int):
 def test_hidden_evaluation_images(proof, tmp_path: Path) -> None:
     planted, others = proof.size(60, 1000), proof.size(400, 49_000)
     prints = tmp_path / "prints.npz"
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there is a process for each core
     jobs: list[tuple[Path, int, str | None]] = [(prints, n, kind) for kind in WHOLE + PARTS for n in range(planted)]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
         save_fingerprints(prints, processes.map(print_of, range(planted), chunksize=50))

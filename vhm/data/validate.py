@@ -293,6 +293,7 @@ def _cut(lists: list[RecordList], first: int, last: int) -> Iterator[_Piece]:
 def _workers(records: int) -> Executor:
     if records <= _ALONE:
         return ThreadPoolExecutor(1)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there is a process for each core
     return ProcessPoolExecutor(os.cpu_count() or 1, multiprocessing.get_context("spawn"))
 
 
