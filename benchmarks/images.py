@@ -52,7 +52,7 @@ def pixels(side: int) -> str:
     return f"{figure}; {limit.ours / limit.baseline:.0%} of decoder + resize alone"
 
 
-def images(few: int = 2_500, many: int = 14_500, side: int = 1024) -> Iterator[str]:
+def images(few: int = 4_000, many: int = 20_000, side: int = 1024) -> Iterator[str]:
     """`vhm validate` of a list with images, and the decoder alone on the same files and all cores.
 
     The difference of two lists counts: a run's seconds of starting processes and of Great Expectations do not grow.

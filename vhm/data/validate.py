@@ -8,7 +8,7 @@ DIR/leaks.html         training images beside the evaluation images that they ar
 DIR/parts/             what processes have checked so far: an interrupted validation goes on from it, and
                        shards (`--shard i/n`) keep it for `--merge`
 
-The list is cut into pieces of `_PIECE` records that processes check side by side; what must see every
+The list is cut into pieces of `_PIECE` records (fewer with images) that processes check side by side; what must see every
 record (duplicates, the whole's shares) is done in the list's order when all pieces are there. So a merge
 of shards writes the same bytes as a single run.
 """
@@ -58,6 +58,7 @@ log = logging.getLogger(__name__)
 
 PARTS = "parts"
 _PIECE = 10_000
+_IMAGES_COST = 10  # so many times smaller are pieces whose images are looked at
 _ALONE = 2_000  # records that are not worth starting processes for
 _MANY = 200_000  # records whose judgement is worth a process of its own
 _ROW_GROUP = 16_384
@@ -267,7 +268,8 @@ class _Piece:
 
 def _check_all(request: Request, span: tuple[int, int], prints: Path | None, folder: Path) -> list[Path]:
     """Check the records of `span`; pieces that an interrupted run has checked are taken as they are."""
-    pieces = list(_cut(request.lists, *span))
+    size = _PIECE if request.skip_images else max(1, _PIECE // _IMAGES_COST)
+    pieces = list(_cut(request.lists, *span, size))
     left = [piece for piece in pieces if not (folder / f"{piece.name}.jsonl").exists()]
     what = request.sources[0].name
     if len(left) < len(pieces):
@@ -275,17 +277,17 @@ def _check_all(request: Request, span: tuple[int, int], prints: Path | None, fol
     bare = replace(request)  # without the lists, which are in the pieces
     work = partial(_check_piece, request=bare, prints=prints, folder=folder)
     with _workers(sum(len(piece.starts) for piece in left)) as workers:
-        for _ in track(workers.map(work, left), f"validating {what}, {_PIECE} records each", len(left)):
+        for _ in track(workers.map(work, left), f"validating {what}, {size} records each", len(left)):
             pass
     return [folder / piece.name for piece in pieces]
 
 
-def _cut(lists: list[RecordList], first: int, last: int) -> Iterator[_Piece]:
+def _cut(lists: list[RecordList], first: int, last: int, size: int) -> Iterator[_Piece]:
     before = 0
     for number, records in enumerate(lists):
         start, stop = max(first - before, 0), min(last - before, len(records))
-        for at in range(start, stop, _PIECE):
-            part = slice(at, min(at + _PIECE, stop))
+        for at in range(start, stop, size):
+            part = slice(at, min(at + size, stop))
             yield _Piece(before + at, number, records.path, records.starts[part], records.ends[part])
         before += len(records)
 
@@ -310,8 +312,8 @@ def _check_piece(piece: _Piece, request: Request, prints: Path | None, folder: P
         spans = zip(piece.starts.tolist(), piece.ends.tolist(), strict=True)
         raws = (content[start:end] for start, end in spans)
         indices = range(piece.first, piece.first + len(piece.starts))
-        # Pictures are read and decoded outside the interpreter: two threads hide the disk.
-        with ThreadPoolExecutor(2) as threads, warnings.catch_warnings():
+        # Pictures are read and decoded outside the interpreter: threads hide the disk, and more of them the network.
+        with ThreadPoolExecutor(16 if root is not None and root.remote else 2) as threads, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow has to say of a file is in the reason, or does not matter
             run = map if root is None else threads.map
             for result in run(checker.check, indices, raws):
@@ -360,7 +362,7 @@ def _leaks(out: Path, lists: list[RecordList]) -> Iterator[Leak]:
     """The leaks among what was rejected, with their records' images."""
     for row in read_jsonl(out / "rejected.jsonl"):
         if row["reason"] == "leak":
-            [piece] = _cut(lists, row["index"], row["index"] + 1)
+            [piece] = _cut(lists, row["index"], row["index"] + 1, 1)
             with piece.path.open("rb") as file:
                 file.seek(int(piece.starts[0]))
                 record = parse_record(file.read(int(piece.ends[0] - piece.starts[0])))
