@@ -53,6 +53,9 @@ def open_index(manifest: str | Path | Sequence[str | Path]) -> Index:
 
     several = [manifest] if isinstance(manifest, (str, Path)) else list(manifest)
     tables = [pa.ipc.open_file(pa.memory_map(str(_arrow_file(manifest_file(one))))).read_all() for one in several]
+    for one, table in zip(several, tables, strict=True):
+        if not set(_COLUMNS) <= set(table.column_names):
+            raise InputError(f"{one} is a manifest of an older version: run `vhm validate` again")
     if len(several) == 1:
         lists = tables[0]["list"].to_numpy()
     else:
