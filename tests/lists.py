@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vhm.data.check import Kind
-from vhm.data.validate import Request, Validation
+from vhm.data.pieces import Request
+from vhm.data.validate import Validation
 from vhm.data.validate import validate as run
 
 

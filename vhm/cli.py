@@ -71,7 +71,8 @@ def validate(
 ) -> None:
     """Check a list: manifest of what is accepted, a reason for everything else."""
     from vhm.data.images import Limits
-    from vhm.data.validate import Request, require_passed
+    from vhm.data.pieces import Request
+    from vhm.data.validate import require_passed
     from vhm.data.validate import validate as run
     from vhm.recipe import load_recipe
 

@@ -54,7 +54,8 @@ def remake_projector(data: Path, work: Path) -> None:
     """
     import torch
 
-    from vhm.data.validate import Request, validate
+    from vhm.data.pieces import Request
+    from vhm.data.validate import validate
     from vhm.model.projector import read_projector
     from vhm.recipe import load_recipe
     from vhm.train import train

@@ -23,7 +23,7 @@ from vhm.io import read_json, sha256_tree, write_json, write_text
 from vhm.recipe import Recipe, parse_recipe
 
 if TYPE_CHECKING:
-    from vhm.data.validate import Request
+    from vhm.data.pieces import Request
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ LOG_PREFIX = "vhm| "
 def check_data(kind: str, shard: int, recipe: str, data: str, part: str) -> None:
     """Check one shard of the lists of `kind`, for `validate_data` to join."""
     settings = _begin(recipe)
-    from vhm.data.validate import check_shard
+    from vhm.data.pieces import check_shard
 
     check_shard(_validation(kind, settings, Path(data)), Path(part), (int(shard), settings.data.shards))
 
@@ -69,7 +69,7 @@ def validate_data(
 
 
 def _validation(kind: str, settings: Recipe, root: Path) -> Request:
-    from vhm.data.validate import Request
+    from vhm.data.pieces import Request
 
     if kind not in ("pretrain", "sft", "eval"):
         raise InputError(f"kind {kind!r} is unknown: use pretrain, sft or eval")

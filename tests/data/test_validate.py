@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from lists import validate
 from PIL import Image, ImageFilter
 
+from vhm.data import pieces
 from vhm.data.index import open_index
 from vhm.data.records import REASONS
 from vhm.data.validate import require_passed
@@ -185,29 +188,67 @@ def test_merged_shards_are_the_single_run_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_validation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vhm.data import validate as module
-
-    monkeypatch.setattr(module, "_PIECE", 100)
+    monkeypatch.setattr(pieces, "_PIECE", 100)
     source = tmp_path / "list.json"
     source.write_text(json.dumps(many(1000)))
     validate(source, tmp_path, tmp_path / "whole", skip_images=True)
-    check, checked = module._check_piece, []
-
-    def stopping(piece, **rest):
-        checked.append(piece.first)
-        if len(checked) == 5:
-            raise KeyboardInterrupt
-        check(piece, **rest)
-
-    monkeypatch.setattr(module, "_check_piece", stopping)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(5, monkeypatch) as checked:
         validate(source, tmp_path, tmp_path / "out", skip_images=True)
     assert not (tmp_path / "out" / "manifest.parquet").exists()
     validate(source, tmp_path, tmp_path / "out", skip_images=True)
-    assert sorted(set(checked)) == list(range(0, 1000, 100))
-    assert len(checked) < 2 * 10 - 3, "what was checked is not checked again"
+    assert sorted(checked) == list(range(0, 1000, 100)), "what was checked is not checked again"
     assert written(tmp_path / "out") == written(tmp_path / "whole")
     assert not (tmp_path / "out" / "parts").exists()
+
+
+def test_an_interrupted_validation_looks_again_at_images_that_changed(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "_PIECE", pieces._IMAGES_COST)
+    source = tmp_path / "list.json"
+    source.write_text(json.dumps([good(0), good(1), good(2), good(3), good(4, image="late.jpg")]))
+    with stopped_after(5, monkeypatch) as checked:
+        validate(source, images, tmp_path / "out", "pretrain")
+    (images / "src" / "1.jpg").write_bytes(b"")
+    picture(7).save(images / "src" / "late.jpg")
+    result = validate(source, images, tmp_path / "out", "pretrain", max_rejected=1)
+    assert (result.accepted, result.reasons) == (4, {"image_empty": 1})
+    assert checked == [0, 1, 2, 3, 4, 1, 4]
+
+
+def test_an_interrupted_validation_looks_again_when_evaluation_changed(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, evaluation = tmp_path / "list.json", tmp_path / "eval"
+    (evaluation / "images").mkdir(parents=True)
+    picture(8).save(evaluation / "images" / "secret.png")
+    record = {"image": "secret.png", "image_path": "images", "conversations": good()["conversations"]}
+    (evaluation / "task.json").write_text(json.dumps([record]))
+    source.write_text(json.dumps([good(0)]))
+    with stopped_after(1, monkeypatch) as checked:
+        validate(source, images, tmp_path / "out", "pretrain", [evaluation])
+    (evaluation / "images" / "secret.png").write_bytes((images / "src" / "0.jpg").read_bytes())
+    result = validate(source, images, tmp_path / "out", "pretrain", [evaluation], max_rejected=1)
+    assert result.reasons == {"leak": 1}
+    assert checked == [0, 0]
+
+
+@contextlib.contextmanager
+def stopped_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Interrupts what runs within when `count` pieces are checked; lists which ones are, then and later."""
+    check, checked = pieces._check_piece, []
+
+    def stopping(piece, **rest) -> bool:
+        made = check(piece, **rest)
+        if made:
+            checked.append(piece.first)
+            if len(checked) == count:
+                raise KeyboardInterrupt
+        return made
+
+    monkeypatch.setattr(pieces, "_check_piece", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        yield checked
 
 
 def test_a_bad_record_harms_nobody_else(images: Path, tmp_path: Path) -> None:

@@ -40,6 +40,10 @@ class ImageRoot(Protocol):
         """How many bytes `read` gives. Raises ImageError as `read` does."""
         ...
 
+    def stamp(self, name: str) -> str:
+        """What changes when the file does, told without reading it. Raises ImageError as `read` does."""
+        ...
+
 
 def open_root(place: str | Path) -> ImageRoot:
     """The image root at a path or an s3:// address; InputError when there is none."""
@@ -77,6 +81,10 @@ class FolderRoot:
     def size(self, name: str) -> int:
         return self._status(name).st_size
 
+    def stamp(self, name: str) -> str:
+        status = self._status(name)
+        return f"{status.st_size} {status.st_mtime_ns}"
+
     def _status(self, name: str) -> os.stat_result:
         path = self._path / name
         try:
@@ -100,6 +108,9 @@ class _Shards:
 
     def size(self, name: str) -> int:
         return self._place(name).size
+
+    def stamp(self, name: str) -> str:
+        return self._place(name).sha256.hex()
 
     def _place(self, name: str) -> Place:
         place = self._table.find(name)
@@ -177,30 +188,31 @@ class RemoteFolder:
         self._published, self._cache = published, image_cache()
 
     def read(self, name: str) -> bytes:
-        entry = self._published.files.get(name)
-        if self._published.files and entry is None:
-            raise ImageError("image_missing", f"{name} is not in {self._published.uri}")
-        key = str(entry["sha256"]) if entry else f"{self._published.uri / name} {self._head(name)['etag']}"
+        key = self.stamp(name)
         content = self._cache.get(key)
         if content is None:
+            digest = key if self._published.files else None
             try:
-                content = self._published.bucket.get(
-                    (self._published.uri / name).prefix, sha256=entry["sha256"] if entry else None
-                )
+                content = self._published.bucket.get((self._published.uri / name).prefix, sha256=digest)
             except FileNotFoundError:
                 raise ImageError("image_missing", f"{self._published.uri / name} does not exist") from None
             self._cache.put(key, content)
         return content
 
     def size(self, name: str) -> int:
-        entry = self._published.files.get(name)
-        return int(entry["size"]) if entry else int(self._head(name)["size"])
+        return int(self._entry(name)["size"])
 
-    def _head(self, name: str) -> dict[str, Any]:
-        head = self._published.bucket.head((self._published.uri / name).prefix)
-        if head is None:
-            raise ImageError("image_missing", f"{self._published.uri / name} does not exist")
-        return head
+    def stamp(self, name: str) -> str:
+        entry = self._entry(name)
+        return str(entry["sha256"]) if self._published.files else f"{self._published.uri / name} {entry['etag']}"
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        """The file's size and hash as published, or what S3 says of a plain object."""
+        files = self._published.files
+        entry = files.get(name) if files else self._published.bucket.head((self._published.uri / name).prefix)
+        if entry is None:
+            raise ImageError("image_missing", f"{name} is not in {self._published.uri}")
+        return entry
 
 
 class RemoteShards(_Shards):
