@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image, Resampling, fromarray
 from scipy.fft import dct
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from vhm.data.images import load_pixels
 from vhm.data.resize import compiled
@@ -162,15 +162,17 @@ class HashIndex:
         self._hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
         words = self._hashes.view(np.uint16).reshape(-1, 4)
         self._order = np.stack([np.argsort(words[:, w], kind="stable").astype(np.int32) for w in range(4)])
-        counts = [np.bincount(words[:, w], minlength=1 << 16) for w in range(4)]
-        self._starts = np.stack([np.concatenate([[0], np.cumsum(count)]).astype(np.int64) for count in counts])
+        counts = np.stack([np.bincount(words[:, w], minlength=1 << 16) for w in range(4)])
+        self._starts = np.concatenate([np.zeros((4, 1), np.int32), np.cumsum(counts, 1, np.int32)], 1)
+        # Most words are in no hash: one bit each stays in the processor's nearest cache.
+        self._present = np.packbits(counts > 0, axis=1, bitorder="little")
 
-    def find(self, hashes: NDArray[np.uint64]) -> list[tuple[int, int]]:
+    def find(self, hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
         """(which of `hashes`, place of a hash near it), the nearest first."""
-        found = np.empty((_MOST, 3), np.int64)
-        count = _probe(self._hashes, self._order, self._starts, hashes, _flips(), MAX_DISTANCE, found)
-        pairs = np.unique(found[:count], axis=0)  # distance, which, place: a near hash shares several words
-        return [(which, place) for _, which, place in pairs.tolist()]
+        found = np.empty(_MOST, np.int64)
+        count = _probe(self._hashes, self._order, self._starts, self._present, hashes, _flips(), MAX_DISTANCE, found)
+        for one in np.unique(found[:count]):  # a near hash shares several words
+            yield int(one) >> 32 & 0xFFFF, int(one) & 0xFFFFFFFF
 
 
 @functools.cache
@@ -180,22 +182,29 @@ def _flips() -> NDArray[np.uint16]:
 
 
 @compiled
-def _probe(hashes: Any, order: Any, starts: Any, wanted: Any, flips: Any, limit: Any, found: Any) -> Any:
+def _probe(hashes: Any, order: Any, starts: Any, present: Any, wanted: Any, flips: Any, limit: Any, found: Any) -> Any:
+    """Fills `found` with distance · 2⁴⁸ + which · 2³² + place; returns how many."""
+    pairs, fours, bytes_, ones = (
+        np.uint64(0x5555555555555555), np.uint64(0x3333333333333333),
+        np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0x0101010101010101),
+    )  # fmt: skip
     count = 0
     for which in range(wanted.size):
         for word in range(4):
             own = (wanted[which] >> np.uint64(16 * word)) & np.uint64(0xFFFF)
             for flip in flips:
-                value = own ^ np.uint64(flip)
-                for at in range(starts[word, value], starts[word, value + np.uint64(1)]):
+                value = np.int64(own ^ np.uint64(flip))
+                if not present[word, value >> 3] >> (value & 7) & 1:
+                    continue
+                for at in range(starts[word, value], starts[word, value + 1]):
                     place = order[word, at]
                     differ = hashes[place] ^ wanted[which]
-                    bits = 0
-                    while differ and bits <= limit:
-                        differ &= differ - np.uint64(1)
-                        bits += 1
+                    differ -= differ >> np.uint64(1) & pairs
+                    differ = (differ & fours) + (differ >> np.uint64(2) & fours)
+                    differ = (differ + (differ >> np.uint64(4))) & bytes_
+                    bits = np.int64(differ * ones >> np.uint64(56))
                     if bits <= limit and count < len(found):
-                        found[count, 0], found[count, 1], found[count, 2] = bits, which, place
+                        found[count] = bits << 48 | which << 32 | place
                         count += 1
     return count
 
@@ -276,30 +285,22 @@ def _cells(offset: float, side: float) -> NDArray[np.float64]:
 
 def _same(part: Grey, whole: Grey, window: _Window) -> bool:
     """Whether `part` is `whole` at about `window`: moved and stretched until they correlate best."""
-    cells = _cells(0.0, 1.0)
-    wanted = cells @ part @ cells.T
-    details = wanted - gaussian_filter(wanted, 2)
-    box = (window[0], window[1], window[2], window[2])
+    part, whole = part.astype(np.float64), whole.astype(np.float64)
+    near = box = (window[0], window[1], window[2], window[2])
+    all_of_it = (0.0, 0.0, 1.0, 1.0)
     correlation, detail = ALIKE if window[2] == 1 else PART_ALIKE
-    for blur, steps, enough in ((2.0, (0.03, 0.015), correlation - 0.25), (0.0, (0.01, 0.005), correlation)):
-        score, box = _aligned(wanted, whole, window, box, blur, steps)
+    for blurred, steps, enough in ((True, (0.03, 0.015), correlation - 0.25), (False, (0.01, 0.005), correlation)):
+        score, box = _aligned(_normal(_seen(part, all_of_it, blurred)), whole, near, box, blurred, steps)
         if score < enough:
             return False
-    seen = _seen(whole, box)
-    return _match(_normal(details), seen - gaussian_filter(seen, 2)) >= detail
+    return _match(_normal(_details(part, all_of_it)), _details(whole, box)) >= detail
 
 
 def _aligned(
-    wanted: NDArray[np.float64], whole: Grey, window: _Window, box: _Box, blur: float, steps: Iterable[float]
+    normal: NDArray[np.float64], whole: Grey, near: _Box, box: _Box, blurred: bool, steps: Iterable[float]
 ) -> tuple[float, _Box]:
-    """The best correlation near `box`, and where; blurred pictures lead there from further away."""
-
-    def seen(box: _Box) -> NDArray[np.float64]:
-        return gaussian_filter(_seen(whole, box), blur) if blur else _seen(whole, box)
-
-    near = (window[0], window[1], window[2], window[2])
-    normal = _normal(gaussian_filter(wanted, blur) if blur else wanted)
-    score = _match(normal, seen(box))
+    """The best correlation from `box` on, not far from `near`, and where; blurred pictures lead there from further away."""
+    score = _match(normal, _seen(whole, box, blurred))
     if score < 0.3:
         return score, box
     for step in steps:
@@ -311,7 +312,7 @@ def _aligned(
                     tried: _Box = tuple(v + change * (i == axis) for i, v in enumerate(box))  # type: ignore[assignment]
                     if abs(tried[axis] - near[axis]) > 0.07 or not _inside(tried):
                         continue
-                    found = _match(normal, seen(tried))
+                    found = _match(normal, _seen(whole, tried, blurred))
                     if found > score + 1e-4:
                         box, score, moved = tried, found, True
     return score, box
@@ -324,19 +325,32 @@ def _inside(box: _Box) -> bool:
 
 def _is_telling(view: Grey) -> bool:
     """Whether enough of a picture shows something: a lone island in a lake is found in many lakes."""
-    cells = _cells(0.0, 1.0)
-    seen = cells @ view @ cells.T
-    details = seen - gaussian_filter(seen, 2)
+    details = _details(view, (0.0, 0.0, 1.0, 1.0))
     return float((np.sqrt(gaussian_filter(details**2, 2)) >= MIN_STRUCTURE).mean()) >= MIN_SPREAD
 
 
-def _seen(whole: Grey, box: _Box) -> NDArray[np.float64]:
+def _details(whole: Grey, box: _Box) -> NDArray[np.float64]:
+    """What a box shows, without what is left of it when it is blurred."""
+    return _seen(whole, box) - _seen(whole, box, blurred=True)
+
+
+def _seen(whole: Grey, box: _Box, blurred: bool = False) -> NDArray[np.float64]:
+    """A box in 32×32 cells."""
     top, left, height, width = box
-    return _cells(top, height) @ whole @ _cells(left, width).T
+    return _sight(top, height, blurred) @ whole @ _sight(left, width, blurred).T
+
+
+@functools.lru_cache(2048)
+def _sight(offset: float, side: float, blurred: bool) -> NDArray[np.float64]:
+    """What takes a picture's rows to the cells of a window; blurring is a product, too."""
+    cells = _cells(offset, side)
+    return gaussian_filter1d(cells, 2.0, axis=0) if blurred else cells
 
 
 def _match(normal: NDArray[np.float64], seen: NDArray[np.float64]) -> float:
-    return float((normal * _normal(seen)).mean())
+    """The correlation of a picture of mean 0 and deviation 1 with another."""
+    deviation = float(np.vdot(seen, seen)) / seen.size - float(seen.mean()) ** 2
+    return float(np.vdot(normal, seen)) / seen.size / max(deviation**0.5 if deviation > 0 else 0.0, 1e-6)
 
 
 def _normal(values: NDArray[np.float64]) -> NDArray[np.float64]:

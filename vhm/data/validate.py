@@ -132,7 +132,7 @@ def _judge(result: Validation, rows: pa.Table, sources: pa.Table, suite: Suite, 
         )
     rest = (sources, suite, result.kind, out / "data_docs")
     if len(rows) <= _MANY:
-        result.expectations = judge(frame_of(rows), *rest)
+        result.expectations = judge(frame_of(rows, suite), *rest)
     else:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.arrow"

@@ -113,19 +113,30 @@ def judge_file(path: Path, sources: pa.Table, suite: Suite, kind: str, docs: Pat
     """As `judge`, of rows in an Arrow file: in a process of its own, so that its memory is given back."""
     import pyarrow as pa
 
-    return judge(frame_of(pa.ipc.open_file(pa.memory_map(str(path))).read_all()), sources, suite, kind, docs)
+    frame = frame_of(pa.ipc.open_file(pa.memory_map(str(path))).read_all(), suite)
+    return judge(frame, sources, suite, kind, docs)
 
 
-def frame_of(rows: pa.Table) -> pd.DataFrame:
-    """The manifest's columns that a suite may name: numbers alone, as small as they are: a million rows of them take a few dozen megabytes."""
+def frame_of(rows: pa.Table, suite: Suite) -> pd.DataFrame:
+    """What the suite's expectations of records are about, in numbers as small as they fit: Great Expectations copies
+    the whole frame for each of them.
+    """
     import pandas as pd
 
-    frame = pd.DataFrame({name: rows[name].to_numpy() for name in ("turns", "text_length", "answer_length")})
-    sides = [rows[name].to_numpy().astype(np.float32) for name in ("width", "height")]
-    frame["longest_side"] = np.maximum(*sides)
-    frame["aspect_ratio"] = np.maximum(*sides) / np.minimum(*sides)
-    frame["refusal"] = rows["refusal"].to_numpy().astype(np.uint8)
-    return frame
+    width, height = (rows[name].to_numpy().astype(np.float32) for name in ("width", "height"))
+    derived = {
+        "longest_side": lambda: np.maximum(width, height),
+        "aspect_ratio": lambda: np.maximum(width, height) / np.minimum(width, height),
+        "refusal": lambda: rows["refusal"].to_numpy().astype(np.uint8),
+    }
+    named = {entry["column"]: None for entry in suite["records"] if "column" in entry}
+    columns = {name: derived[name]() if name in derived else _narrow(rows[name].to_numpy()) for name in named}
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(rows)))
+
+
+def _narrow(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Whole numbers of 0 and above in the smallest type that holds them."""
+    return values.astype(np.min_scalar_type(int(values.max(initial=0))))
 
 
 def _plain(table: str, result: Any) -> dict[str, Any]:
