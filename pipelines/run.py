@@ -28,13 +28,14 @@ from typing import Any
 
 from components import IMAGE
 from pipelines.vhm import vhm
+from vhm.bucket import is_uri, parse_uri
 from vhm.errors import CheckFailed, InputError, VhmError, first_line
 from vhm.io import read_json, sha256_tree, whole_directory, write_text
 from vhm.lineage import code_hash, environment_hash, write_lineage
 from vhm.model.card import finish_model
 from vhm.recipe import Recipe
 from vhm.stages import LOG_PREFIX
-from vhm.storage import is_uri, open_published, parse_uri, publish
+from vhm.storage import open_published, publish
 
 log = logging.getLogger("vhm.pipelines")  # shown like the rooms' own lines
 

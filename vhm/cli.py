@@ -145,7 +145,8 @@ def data_push(
     json_: JsonOption = False,
 ) -> None:
     """Publish a directory in S3 as its newest version; what is there already is not sent again."""
-    from vhm.storage import parse_uri, publish
+    from vhm.bucket import parse_uri
+    from vhm.storage import publish
 
     place = parse_uri(uri)
     version = publish(directory, place, keep)
@@ -159,7 +160,8 @@ def data_pull(
     json_: JsonOption = False,
 ) -> None:
     """Fetch a published directory, the newest version unless one is named; what is there already is kept."""
-    from vhm.storage import fetch, parse_uri
+    from vhm.bucket import parse_uri
+    from vhm.storage import fetch
 
     version = fetch(parse_uri(uri), out)
     _say({"version": version, "out": str(out)}, json_, f"version {version}: {out}")

@@ -174,7 +174,7 @@ class Storage(_Section):
 
     @model_validator(mode="after")
     def _addresses(self) -> Storage:
-        from vhm.storage import parse_uri
+        from vhm.bucket import parse_uri
 
         for place in (self.checkpoints, self.models):
             if place is not None:

@@ -111,13 +111,30 @@ def test_what_is_not_in_the_shards(dataset: Path, tmp_path: Path) -> None:
     for name in ("src/nothing.jpg", "", "zzz", "../list.json"):
         with pytest.raises(ImageError, match="image_missing"):
             root.read(name)
-    shard = tmp_path / "packed" / "shard-000000.tar"
-    shard.write_bytes(shard.read_bytes()[:5000])
-    with pytest.raises(ImageError, match=r"not where the table"):
-        [open_root(tmp_path / "packed").read(f"src/{n:02d}.jpg") for n in range(39)]
     (tmp_path / "packed" / "index.arrow").write_bytes(b"no arrow")
     with pytest.raises(InputError, match="vhm data index"):
         open_root(tmp_path / "packed")
+
+
+def test_damage_in_a_shard_is_seen(dataset: Path, tmp_path: Path) -> None:
+    pack(dataset / "valid", dataset / "images", tmp_path / "packed")
+    shard = tmp_path / "packed" / "shard-000000.tar"
+    whole, image = shard.read_bytes(), (dataset / "images" / "src" / "07.jpg").read_bytes()
+    middle = whole.index(image) + len(image) // 2
+    for damaged in (whole[:middle], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
+        shard.write_bytes(damaged)
+        with pytest.raises(ImageError, match=r"shard-000000.tar does not hold src/07.jpg as its table says"):
+            open_root(tmp_path / "packed").read("src/07.jpg")
+    shard.write_bytes(whole)
+    assert open_root(tmp_path / "packed").read("src/07.jpg") == image
+
+
+def test_an_empty_manifest_is_not_packed(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "list.json").write_text("[]")
+    validate(dataset / "list.json", dataset / "images", tmp_path / "valid")
+    with pytest.raises(InputError, match="no record to pack"):
+        pack(tmp_path / "valid", dataset / "images", tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
 
 
 def test_a_manifest_of_an_older_version_is_told(dataset: Path) -> None:

@@ -11,11 +11,12 @@ from lists import validate
 from s3 import Faults, FaultyProxy, SeaweedFS, client
 from terrain import terrain
 
+from vhm.bucket import S3Uri
 from vhm.data.index import open_index
 from vhm.data.pack import pack
 from vhm.data.roots import open_root
 from vhm.errors import ImageError, InputError
-from vhm.storage import S3Uri, publish
+from vhm.storage import publish
 
 
 @pytest.fixture(scope="module")

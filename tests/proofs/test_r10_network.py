@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from s3 import Faults, FaultyProxy, SeaweedFS, client
 
-from vhm.storage import S3Uri, fetch, publish
+from vhm.bucket import S3Uri
+from vhm.storage import fetch, publish
 
 
 def test_a_failing_network(

@@ -16,12 +16,13 @@ import torch
 from s3 import SECRET_KEY
 from safetensors.torch import load_file
 
+from vhm.bucket import S3Uri
 from vhm.data.encode import encode_compact
 from vhm.data.index import open_index
 from vhm.data.pack import pack
 from vhm.errors import CheckpointError, InputError, TrainError
 from vhm.recipe import Data, load_recipe
-from vhm.storage import S3Uri, publish
+from vhm.storage import publish
 from vhm.train import train
 from vhm.train.batches import EncodedSamples, TrainingSet, encode_samples
 from vhm.train.checkpoint import newest

@@ -15,8 +15,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from vhm.bucket import is_uri, parse_uri
 from vhm.errors import InputError
-from vhm.storage import is_uri, open_published, parse_uri
+from vhm.storage import open_published
 
 MANIFEST = "manifest.parquet"
 _COLUMNS = ("record", "list")

@@ -58,6 +58,8 @@ def pack(manifest: Path, images: str | Path, out: Path, shard_size: int = 10**9)
     Raises InputError or ImageError for what cannot be read.
     """
     root, index = open_root(images), open_index(manifest)
+    if not len(index):
+        raise InputError(f"{manifest} has no record to pack")
     samples, total = _samples(index, root)
     count = 1
     while count * shard_size < total:
