@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,6 +48,81 @@ def test_sixteen_bits_are_stretched_not_clipped() -> None:
     assert pixels.min() == 0
     assert pixels.max() == 255
     assert 100 < pixels.mean() < 155
+
+
+def raster(values: np.ndarray, driver: str = "GTiff", **options: Any) -> bytes:
+    """[bands, H, W] as a file's bytes."""
+    from rasterio.io import MemoryFile
+
+    count, height, width = values.shape
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        warnings.simplefilter("ignore")  # it has no place on Earth
+        with memory.open(driver=driver, count=count, height=height, width=width, dtype=values.dtype, **options) as file:
+            file.write(values)
+        return memory.read()
+
+
+def ramps(bands: int, dtype: str = "uint16", low: int = 100, high: int = 2100) -> np.ndarray:
+    """Bands that rise from left to right, from top to bottom, and back again: 11 bits of 16, as sensors give them."""
+    rise = np.broadcast_to(np.linspace(low, high, 50), (40, 50))
+    fall = np.broadcast_to(np.linspace(high, low, 40)[:, None], (40, 50))
+    return np.stack([rise, fall, rise[:, ::-1], rise][:bands]).astype(dtype)
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda values: raster(values, "PNG"),
+        lambda values: raster(values, interleave="pixel"),
+        lambda values: raster(values, interleave="band"),
+        lambda values: raster(values, interleave="band", compress="deflate"),
+        lambda values: raster(values, **({"photometric": "RGB"} if len(values) > 2 else {})),
+        lambda values: raster(values, interleave="band", **({"photometric": "RGB"} if len(values) > 2 else {})),
+        lambda values: raster(values.astype(np.float32)),
+        lambda values: raster(values.astype(np.int16), interleave="band"),
+    ],
+    ids=["png", "pixel", "band", "deflate", "rgb", "rgb band", "float", "signed"],
+)
+def test_deep_pixels_of_any_layout_are_stretched(bands: int, made: Any) -> None:
+    pixels = load_pixels(made(ramps(bands)))
+    shown = ramps(bands) if bands > 2 else ramps(1)[[0, 0, 0]]
+    low, high = 100 + 0.02 * 2000, 100 + 0.98 * 2000
+    expected = np.clip((shown[:3].transpose(1, 2, 0) - low) / (high - low), 0, 1) * 255
+    assert pixels.shape == (40, 50, 3)
+    assert np.abs(pixels - expected).max() < 6  # percentiles of so few pixels lie between their steps
+
+
+def test_what_is_no_data_does_not_darken_the_rest() -> None:
+    values = ramps(3, "int16")
+    whole = load_pixels(raster(values))
+    bordered = np.concatenate([np.full((3, 40, 50), -9999, np.int16), values], axis=2)
+    pixels = load_pixels(raster(bordered, nodata=-9999))
+    assert np.array_equal(pixels[:, 50:], whole)
+    assert not pixels[:, :50].any()
+
+
+def test_radar_is_shown_by_its_magnitude() -> None:
+    values = ramps(1, "float32")
+    assert np.array_equal(load_pixels(raster((values * 1j).astype(np.complex64))), load_pixels(raster(values)))
+
+
+def test_a_deep_picture_that_is_damaged_is_refused() -> None:
+    draw = np.random.default_rng(0)
+    content = raster(draw.integers(0, 65535, (3, 40, 50), dtype=np.uint16), "PNG")
+    for damaged in (content[: len(content) // 2], content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]):
+        with pytest.raises(ImageError, match="image_truncated"):
+            load_pixels(damaged)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_tiffs_orientation_is_applied_only_when_asked(dtype: str) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(ramps(1, dtype, 0, 250)[0]).save(buffer, "TIFF", tiffinfo={274: 6})  # to be turned by 90°
+    as_stored = load_pixels(buffer.getvalue())
+    assert as_stored.shape == (40, 50, 3)
+    assert as_stored[0, 0].max() < as_stored[0, -1].min()
+    assert np.array_equal(load_pixels(buffer.getvalue(), orient=True), np.rot90(as_stored, -1))
 
 
 @pytest.mark.parametrize(

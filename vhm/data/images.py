@@ -7,9 +7,10 @@ the header, and the limit counts the square that padding would make of it.
 from __future__ import annotations
 
 import io
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vhm.errors import ImageError
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     Bands = tuple[int, int, int]
+
+for _library in ("PIL", "rasterio"):
+    logging.getLogger(_library).setLevel(logging.CRITICAL)  # what they have to say of a file is in the reason
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 
@@ -33,6 +37,7 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+_BITS_PER_SAMPLE, _ORIENTATION = 258, 274  # tags of TIFF 6.0
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -41,8 +46,8 @@ def load_image(
 ) -> Image:
     """An image file's or bytes' pixels as an RGB PIL image.
 
-    Alpha is dropped, palettes and CMYK are converted; 16-bit pixels and floats are stretched by their
-    2nd and 98th percentile. `orient` applies the EXIF orientation: for users' pictures, never for
+    Alpha is dropped, palettes and CMYK are converted; pixels of more than 8 bits and floats are stretched between
+    the 2nd and 98th percentile of each band, what a TIFF declares as no data left out. `orient` applies the EXIF orientation: for users' pictures, never for
     training or evaluation files, whose boxes are in file pixels. `bands` are those of a TIFF to show as red,
     green and blue, counted from 1; its first three by default. Raises ImageError with a reason code.
     """
@@ -81,12 +86,12 @@ def _decode(
 
     image: Image.Image
     if bands is not None and content[:4] in _TIFF:
-        return _geotiff(content, where, limits, bands)
+        return _raster(content, where, limits, bands)
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
         if content[:4] in _TIFF:  # several bands, or a sample type that Pillow has no mode for
-            return _geotiff(content, where, limits, bands)
+            return _raster(content, where, limits, bands)
         raise ImageError("image_unknown", f"{where} is not one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         raise ImageError("image_bomb", f"{where} has too many pixels") from None
@@ -99,19 +104,35 @@ def _decode(
         pixels = _jpeg(content, image.size, at_least)
         if pixels is not None:
             return pixels
+    if image.format == "TIFF" and (_is_deep(image, content) or (_orientation(image) != 1 and not orient)):
+        turn = _orientation(image) if orient else 1
+        image = Image.fromarray(_raster(content, where, limits, bands))
+        image.getexif()[_ORIENTATION] = turn
     try:
         image.load()
     except Exception as error:
         raise ImageError("image_truncated", f"{where} cannot be decoded ({type(error).__name__})") from None
+    if image.format == "PNG" and _is_deep(image, content):  # it is whole: Pillow has checked its sums
+        turn = _orientation(image)
+        image = Image.fromarray(_raster(content, where, limits, bands))
+        image.getexif()[_ORIENTATION] = turn
     if orient:
         image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F", "I;16", "I;16L", "I;16B", "I;16N"):
-        grey = _percentile_stretch(np.asarray(image, dtype=np.float64))
-        return np.repeat(grey[:, :, None], 3, axis=2)
     try:
         return np.asarray(image.convert("RGB"))
     except Exception:
         raise ImageError("image_mode", f"{where} has the unsupported mode {image.mode}") from None
+
+
+def _is_deep(image: Image, content: bytes) -> bool:
+    """Whether a TIFF or PNG has more than 8 bits a sample: Pillow would take the upper 8, and show a dark picture."""
+    if image.format == "PNG":
+        return content[24] > 8  # of the header, which is first (PNG specification, 11.2.2)
+    return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) > 8  # type: ignore[attr-defined]
+
+
+def _orientation(image: Image) -> int:
+    return int(image.getexif().get(_ORIENTATION, 1))
 
 
 def _jpeg(content: bytes, size: tuple[int, int], at_least: int | None) -> NDArray[np.uint8] | None:
@@ -160,8 +181,8 @@ def _check_size(size: tuple[int, int], where: str, limits: Limits) -> None:
         raise ImageError("image_thin", f"{where} is {width}×{height}: padded to a square it exceeds the limit")
 
 
-def _geotiff(content: bytes, where: str, limits: Limits, bands: Bands | None) -> NDArray[np.uint8]:
-    """Three bands of a GeoTIFF (or its only one) as RGB, each stretched by its percentiles unless 8-bit."""
+def _raster(content: bytes, where: str, limits: Limits, bands: Bands | None) -> NDArray[np.uint8]:
+    """Three bands of a TIFF or PNG (or its first one) as RGB, each stretched by its percentiles unless 8-bit."""
     import warnings
 
     import numpy as np
@@ -174,18 +195,28 @@ def _geotiff(content: bytes, where: str, limits: Limits, bands: Bands | None) ->
             chosen = bands or ((1, 2, 3) if raster.count >= 3 else (1, 1, 1))
             if max(chosen) > raster.count:
                 raise ImageError("image_mode", f"{where} has {raster.count} bands: band {max(chosen)} was asked for")
-            read = [raster.read(band) for band in chosen]
+            found = {band: (raster.read(band), raster.nodatavals[band - 1]) for band in set(chosen)}
     except rasterio.errors.RasterioError as error:
-        raise ImageError("image_truncated", f"{where} cannot be decoded as TIFF ({type(error).__name__})") from None
-    pixels = [band if band.dtype == np.uint8 else _percentile_stretch(band.astype(np.float64)) for band in read]
-    return np.stack(pixels, -1)
+        raise ImageError("image_truncated", f"{where} cannot be decoded ({type(error).__name__})") from None
+    shown = {
+        band: read if read.dtype == np.uint8 else _stretched(read, nodata) for band, (read, nodata) in found.items()
+    }
+    return np.stack([shown[band] for band in chosen], -1)
 
 
-def _percentile_stretch(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Values between the 2nd and the 98th percentile of the finite ones, as 0 to 255."""
+def _stretched(band: NDArray[Any], nodata: float | None) -> NDArray[np.uint8]:
+    """Values between the 2nd and the 98th percentile of those that are finite and not `nodata`, as 0 to 255.
+
+    Complex values (radar) are shown by their magnitude.
+    """
     import numpy as np
 
-    finite = values[np.isfinite(values)]
-    low, high = np.percentile(finite, [2, 98]) if finite.size else (0.0, 1.0)
-    scaled = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
+    values = (np.abs(band) if np.iscomplexobj(band) else band).astype(np.float64)
+    absent = ~np.isfinite(values)
+    if nodata is not None:
+        absent |= values == nodata
+    present = values[~absent]
+    low, high = np.percentile(present, [2, 98]) if present.size else (0.0, 1.0)
+    values[absent] = low
+    scaled = (values - low) / max(high - low, 1e-12)
     return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
