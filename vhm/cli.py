@@ -346,8 +346,9 @@ def ask(
     """One answer in the terminal."""
     from vhm.data.images import load_image
     from vhm.model.answer import Answerer, Asked
+    from vhm.model.build import bands_of
 
-    picture = load_image(image, orient=True)
+    picture = load_image(image, orient=True, bands=bands_of(model))
     answer = Answerer(model).answer([Asked(picture, question)], max_new_tokens)[0]
     _say({"answer": answer}, json_, answer)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from vhm.errors import CheckpointError
 from vhm.model import load_model
+from vhm.model.build import bands_of
 
 PROGRAM = """
 import sys
@@ -44,6 +46,19 @@ def test_a_truncated_weights_file_is_an_error(sample: Path, tmp_path: Path) -> N
     (tmp_path / "m" / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="cannot load"):
         load_model(tmp_path / "m")
+
+
+def test_a_model_knows_which_bands_it_has_learnt_to_see(base, tmp_path: Path) -> None:
+    processor = copy.deepcopy(base[1])
+    processor.image_processor.bands = (4, 3, 2)
+    processor.save_pretrained(tmp_path)
+    assert bands_of(tmp_path) == (4, 3, 2)
+    base[1].save_pretrained(tmp_path)
+    assert bands_of(tmp_path) is None
+    processor.image_processor.bands = (0, 1)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"names the bands \[0, 1\]"):
+        bands_of(tmp_path)
 
 
 def test_missing_parts_are_named(tmp_path: Path) -> None:

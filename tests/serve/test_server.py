@@ -199,3 +199,19 @@ def test_the_drawn_answer_shows_both_boxes() -> None:
     image = Image.open(io.BytesIO(drawn)).convert("RGB")
     assert image.getpixel((96, 100)) == (40, 200, 90)  # 20 px of 100 at 480 px wide
     assert image.getpixel((432, 100)) == (255, 77, 61)  # 900 thousandths
+
+
+def test_a_tiff_is_shown_in_the_bands_that_the_model_has_learnt(url: str, cut: Path) -> None:
+    """The served model has learnt none in particular: one that has is asked beside it, without a server."""
+    from types import SimpleNamespace
+
+    from vhm.data.sample.sources import fetch
+    from vhm.recipe import Serving
+    from vhm.serve.predictor import question
+
+    content = fetch("solaris").read("preproc_tutorial/ms1.tif")
+    assert ask(url, content, QUESTION)
+    engine = SimpleNamespace(limits=Serving(), special_tokens=frozenset(), bands=(3, 2, 1))
+    shown = question(content, QUESTION, engine, "it").image  # type: ignore[arg-type]
+    engine.bands = None
+    assert shown.split() == question(content, QUESTION, engine, "it").image.split()[::-1]  # type: ignore[arg-type]

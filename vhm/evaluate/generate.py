@@ -25,6 +25,7 @@ from vhm.evaluate.tasks import Task
 from vhm.io import jsonl, read_json, read_jsonl, sha256_tree, write_bytes, write_json
 from vhm.lineage import content_hash
 from vhm.model.answer import Answerer, Asked
+from vhm.model.build import bands_of
 from vhm.progress import track
 from vhm.recipe import Evaluation
 
@@ -77,10 +78,11 @@ def predict(
 ) -> None:
     """Write `out`/predictions/TASK.jsonl for each task, and …/TASK.blind.jsonl for the blind ones.
 
-    With `resume`, rows already there are kept when they come from the same model, data and settings;
+    `bands` of a TIFF are shown to the model, those that it was trained with by default. With `resume`, rows already there are kept when they come from the same model, data and settings;
     otherwise CheckpointError. A question that fails leaves a row with `pred` null and an `error`.
     """
     folder = out / "predictions"
+    bands = bands or bands_of(model)
     key = {
         "model": content_hash(model),
         "data": sha256_tree(directory),

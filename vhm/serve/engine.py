@@ -16,6 +16,7 @@ from typing import Any
 
 from vhm.errors import ServeError
 from vhm.model.answer import Answerer, Asked
+from vhm.model.build import bands_of
 from vhm.recipe import Serving
 
 
@@ -64,6 +65,7 @@ class Engine:
 
     def __init__(self, directory: Path, limits: Serving) -> None:
         self.limits = limits
+        self.bands = bands_of(directory)
         self._answerer = Answerer(directory)
         self.special_tokens = frozenset(self._answerer.processor.tokenizer.get_added_vocab())
         self._waiting: deque[_Job] = deque()

@@ -98,8 +98,9 @@ def question(image: str | bytes, text: Any, engine: Engine, where: str) -> Asked
     content = image_bytes(image, where)
     if len(content) > limits.max_image_bytes:
         raise InvalidInput(f"{where}: the image has {len(content)} bytes, the limit is {limits.max_image_bytes}")
+    costs = Limits(limits.max_image_bytes, limits.max_pixels)
     try:
-        return Asked(load_image(content, Limits(limits.max_image_bytes, limits.max_pixels), orient=True), text.strip())
+        return Asked(load_image(content, costs, orient=True, bands=engine.bands), text.strip())
     except ImageError as error:
         raise InvalidInput(f"{where}: {error.detail}") from None
 

@@ -73,8 +73,10 @@ def run(job: Job, rank: int, world_size: int) -> None:
     # Weights are kept in the dtype that they are trained in: bf16's own master copy is DeepSpeed's.
     dtype = torch.bfloat16 if stage.precision == "bf16" else torch.float32
     model, processor = load_model(job.model, dtype, check_files=rank == 0)
+    # What it learns from is what it will be asked with.
     if stage.template != "plain":
-        processor.chat_template = CHAT_TEMPLATES[stage.template]  # what it learns is what it will be asked with
+        processor.chat_template = CHAT_TEMPLATES[stage.template]
+    processor.image_processor.bands = job.recipe.data.bands
     if stage.attention != "sdpa":
         model.set_attn_implementation(stage.attention)
     model.train()
