@@ -28,6 +28,11 @@ def good(draw: random.Random, number: int) -> Record:
         "x < y",
         "tab\there",
         "{}",
+        "[1, 2, 3] and [0, 0, 1, 1]",
+        "[[10, 20], [30, 20], [30.5, 999.9]]",
+        "[2019]",
+        "which letter?",
+        "not able to park",
     ]
     text = lambda: " ".join(draw.choice(words) for _ in range(draw.randrange(1, 9)))  # noqa: E731
     turns = []
@@ -67,6 +72,11 @@ def _turns(change: Callable[[list[Any]], Any]) -> Callable[[random.Random, Recor
 
 def _text(speaker: int, *texts: str) -> Callable[[random.Random, Record], Record]:
     return lambda draw, record: _in(draw, record, speaker, draw.choice(texts))
+
+
+def _said(record: Record, turn: int, text: str) -> Record:
+    record["conversations"][turn]["value"] = text
+    return record
 
 
 RECORDS: dict[str, tuple[str, Callable[[random.Random, Record], Any]]] = {
@@ -134,7 +144,21 @@ RECORDS: dict[str, tuple[str, Callable[[random.Random, Record], Any]]] = {
     "a box turned round": ("bad_number", _text(1, " [50, 0, 10, 20] ", " [0, 9.5, 10, 2.5] ")),
     "a polygon of two points": ("bad_number", _text(1, " [[1, 2], [3, 4]] ")),
     "a polygon beyond": ("bad_number", _text(1, " [[1, 2], [3, 4], [5000, 6]] ")),
-    "letters without options": ("no_options", _text(0, " Answer with the letter.")),
+    "boxes in shares of 1": ("bad_number", _text(1, " [0.1, 0.25, 0.5, 0.75] ", " [[0.1, 0.2], [0.3, 0.2], [0.3, 1]] ")),
+    "a flat polygon beyond": ("bad_number", _text(1, " [10, 20, 30, 40, 50, 1200] ", " [1, 2, 3, 4, 5, -6, 7, 8] ")),
+    "a box of no numbers": ("bad_number", _text(1, " [nan, 0, 10, 20] ", " [0, 0, Infinity, 20] ", " [0, 1e3, 4, 2000] ")),
+    "letters without options": ("no_options", _text(0, " Answer with the letter.", " Answer with the option's letter from the given choices directly.")),
+    "a choice of nothing": ("no_options", lambda d, r: _said(r, 0, "<image> Please choose the correct option.")),
+    "letters without options, later": ("no_options", _turns(lambda t: [*t, {"from": "human", "value": "And this? Answer with the letter."}, t[1]])),
+    "two markers in a turn": ("image_count", lambda d, r: _said(r, 0, "<image>\n<image>\nWhat changed?")),
+    "an invisible answer": ("empty_answer", lambda d, r: _said(r, 1, "\u200b \u2060\ufeff")),
+    "a token of another model": ("special_token", _text(1, "<im_patch>", "<|eot_id|>", "<pad>", "<|vision_start|>")),
+    "a C1 control character": ("control_character", _text(0, "\x85", "\x9b31m")),
+    "text turned round": ("control_character", _text(1, "\u202egnp.exe", "\u2066hidden\u2069")),
+    "a data address": ("bad_path", _set(source_dataset="", image="data:image/png;base64,iVBORw0KGgo=")),
+    "a drive": ("bad_path", _set(source_dataset="C:/images", image="good0.jpg")),
+    "a link in a circle": ("bad_path", _set(image="circle.jpg")),
+    "a path that is too long": ("image_missing", _set(image="a/" * 3_000 + "good0.jpg")),
 }  # fmt: skip
 
 

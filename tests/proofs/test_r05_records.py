@@ -23,6 +23,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.effect_noise((64, 64), 40 + number).convert("RGB").save(folder / "src" / f"good{number}.jpg")
     (folder.parent / "outside.jpg").write_bytes((folder / "src" / "good0.jpg").read_bytes())
     (folder / "src" / "link.jpg").symlink_to(folder.parent / "outside.jpg")
+    (folder / "src" / "circle.jpg").symlink_to("circle.jpg")
     return folder
 
 

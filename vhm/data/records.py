@@ -14,12 +14,14 @@ An evaluation file is a JSON array of
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from vhm.errors import RecordError
 
 IMAGE_MARKER = "<image>"
+_NO_PATH = re.compile(r"[\\\0]|^(?:[a-z]:/|(?:data|file|https?|ftp|s3|gs|blob|javascript):)", re.IGNORECASE)
 
 REASONS: dict[str, str] = {
     "bad_json": "the record is not JSON, or nested too deeply",
@@ -30,7 +32,7 @@ REASONS: dict[str, str] = {
     "no_human_turn": "no turn comes from the human",
     "alternation": "human and gpt turns do not alternate",
     "empty_answer": "an answer is empty",
-    "turn_count": "a caption record needs exactly a question and an answer",
+    "turn_count": "a caption or an evaluation record needs exactly a question and an answer",
     "image_count": "the number of image markers is not the number of images",
     "special_token": "text holds a special token or an image marker where none may be",
     "control_character": "text holds control characters",
@@ -50,7 +52,8 @@ REASONS: dict[str, str] = {
     "duplicate": "an earlier record has the same image and text",
     "bad_number": "a box, polygon or number is outside the convention",
     "no_options": "a multiple-choice question has no options",
-    "refusal": "the caption is a refusal or boilerplate",
+    "refusal": "the caption is a refusal",
+    "boilerplate": "the caption holds what assistants and pages say around one",
     "leak": "the image is in an evaluation list",
 }
 
@@ -83,7 +86,7 @@ def image_name(record: Mapping[str, Any]) -> str | None:
     for part in (folder, name):
         if not isinstance(part, str):
             raise RecordError("wrong_type", f"image path part {part!r} is not a string")
-        if part.startswith("/") or ".." in part.split("/") or "://" in part or "\\" in part or "\0" in part:
+        if part.startswith("/") or ".." in part.split("/") or "://" in part or _NO_PATH.search(part):
             raise RecordError("bad_path", f"{part!r} is not a plain path below the image root")
     return posixpath.normpath(posixpath.join(folder, name))
 

@@ -91,7 +91,7 @@ class FolderRoot:
         path = self._path / name
         try:
             path.resolve().relative_to(self._real)
-        except ValueError:
+        except (ValueError, RuntimeError):  # the latter for links that lead in a circle
             raise ImageError("bad_path", f"{name} leaves the image root through a link") from None
         try:
             status = path.stat()

@@ -1,0 +1,119 @@
+"""What the turns of a conversation may say: no special tokens or control characters, coordinates in thousandths,
+options where a letter is asked for, captions that describe.
+
+Coordinates are lists of numbers in brackets, in thousandths of the picture's sides, [0, 1000):
+a box is [x0, y0, x1, y1], a polygon [[x, y], …] or [x, y, x, y, …] of three points or more.
+"""
+
+from __future__ import annotations
+
+import re
+
+from vhm.data.records import IMAGE_MARKER
+from vhm.errors import RecordError
+
+# Of Llama, LLaVA, ChatML and others: text that holds one is read as something else than it says.
+_SPECIAL = re.compile(r"</?s>|<(?:unk|pad|bos|eos|mask|im_start|im_end|im_patch|image_placeholder)>|<\|\w{1,40}\|>")
+# C0 and C1 but for tab and line ends, and what turns the direction of the text that follows.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))
+_APOSTROPHE = "['\u2019]?"
+_REFUSAL = re.compile(
+    r"\b(?:as an? (?:ai|(?:large )?language model)\b"
+    rf"|i{_APOSTROPHE}(?: a)?m (?:(?:very |so |really )?sorry|unable to|not able to)\b"
+    rf"|i (?:cannot|can not|can{_APOSTROPHE}t)\b"
+    r"|(?:unable|not able) to (?:see|view|process|assist|analy[sz]e this|describe (?:this|the))\b)",
+    re.IGNORECASE,
+)
+_REFUSAL_HINTS = ("as a", "sorry", "cannot", "can not", "can't", "can\u2019t", "cant", "able to")
+_BOILERPLATE = re.compile(
+    r"^\W*(?:sure|certainly|of course|absolutely)[,!.:]"
+    rf"|^\W*here(?:{_APOSTROPHE}s| is| are) (?:a|an|the|your) (?:\w+ ){{0,3}}(?:description|caption|summary)\b"
+    rf"|\b(?:i hope (?:this|that) helps|let me know if|feel free to ask|if you have any (?:other |more )?questions)\b"
+    r"|\blorem ipsum\b|\ball rights reserved\b|\bclick here\b"
+    r"|\bno (?:caption|description) (?:is )?(?:available|provided)\b|\bimage not (?:found|available)\b",
+    re.IGNORECASE,
+)
+_BOILERPLATE_HINTS = (
+    *("sure", "certainly", "of course", "absolutely", "here", "hope", "let me", "feel free", "if you"),
+    *("lorem", "rights", "click", "no caption", "no description", "image not"),
+)
+_LETTER = re.compile(
+    r"\banswer with (?:\w+ )?(?:\w+'s )?letter|\b(?:option|choice)'?s? letter|\bletter of (?:the|your)\b", re.IGNORECASE
+)
+_CHOICE = re.compile(r"\b(?:choose|select|pick) (?:\w+ ){0,3}(?:options?|choices)\b", re.IGNORECASE)
+_LISTED = re.compile(r"[:,;\n]|\bor\b")
+_LETTER_HINTS = ("letter", "option", "choice")
+_OPTION = re.compile(r"(?:^|[\s(\[])([A-H])[.):\]]")
+_NUMBER = r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
+_POINT = rf"\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]"
+_COORDINATES = re.compile(rf"\[\s*(?:{_POINT}\s*(?:,\s*)?)+\]|\[\s*(?:{_NUMBER}\s*,\s*)+{_NUMBER}\s*\]")
+_NO_NUMBER = re.compile(r"\[[^\[\]]{0,80}\b(?:nan|inf(?:inity)?)\b[^\[\]]{0,80}\]", re.IGNORECASE)
+
+
+def check_turn(speaker: str, text: str, where: str) -> None:
+    """Raise RecordError with the reason why a turn of the "human" or "gpt" cannot be learnt from."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RecordError("bad_unicode", f"{where} holds a lone surrogate") from None
+    if speaker == "gpt" and not text.translate(_INVISIBLE).strip():
+        raise RecordError("empty_answer", f"{where} is empty")
+    if not text.isprintable() and _CONTROL.search(text):
+        raise RecordError("control_character", f"{where} holds a control character")
+    special = _SPECIAL.search(text) if "<" in text else None
+    if special or (speaker == "gpt" and IMAGE_MARKER in text):
+        raise RecordError("special_token", f"{where} holds {special.group() if special else IMAGE_MARKER!r}")
+    if IMAGE_MARKER in text and IMAGE_MARKER in text.replace(IMAGE_MARKER, ""):
+        raise RecordError("special_token", f"{where} holds nested image markers")
+    if "[" in text:
+        _check_coordinates(text, where)
+
+
+def is_refusal(text: str) -> bool:
+    """Whether an answer says that it gives none."""
+    return _any_in(_REFUSAL_HINTS, text) and _REFUSAL.search(text) is not None
+
+
+def is_boilerplate(caption: str) -> bool:
+    """Whether a caption holds what assistants and pages say around one."""
+    return _any_in(_BOILERPLATE_HINTS, caption) and _BOILERPLATE.search(caption) is not None
+
+
+def lacks_options(question: str) -> bool:
+    """Whether a question asks for an option's letter and lists fewer than two, or for an option and lists nothing."""
+    if not _any_in(_LETTER_HINTS, question) or len(set(_OPTION.findall(question))) >= 2:
+        return False
+    words = question.replace(IMAGE_MARKER, "").strip()
+    return bool(_LETTER.search(words) or (_CHOICE.search(words) and not _LISTED.search(words)))
+
+
+def _any_in(hints: tuple[str, ...], text: str) -> bool:
+    lower = text.lower()  # looking for words first is ten times faster than the expressions
+    return any(hint in lower for hint in hints)
+
+
+def _check_coordinates(text: str, where: str) -> None:
+    if _NO_NUMBER.search(text):
+        raise RecordError("bad_number", f"{where} holds coordinates that are no numbers")
+    for found in _COORDINATES.findall(text):
+        numbers = [float(number) for number in re.findall(_NUMBER, found)]
+        points = "[" in found[1:]
+        wrong = None
+        if len(numbers) == 4 and not points:
+            wrong = "the corners are not in order" if numbers[0] > numbers[2] or numbers[1] > numbers[3] else None
+        elif points and len(numbers) < 6:
+            wrong = "a polygon has three points or more"
+        elif not points and (len(numbers) < 6 or len(numbers) % 2):
+            continue  # some other list of numbers
+        wrong = wrong or _wrong_with(numbers)
+        if wrong:
+            raise RecordError("bad_number", f"{where} holds {found[:60]}: {wrong}")
+
+
+def _wrong_with(numbers: list[float]) -> str | None:
+    if not all(0 <= v < 1000 for v in numbers):
+        return "expected thousandths in [0, 1000)"
+    if max(numbers) <= 1 and any(v != int(v) for v in numbers):
+        return "these are shares of 1: expected thousandths in [0, 1000)"
+    return None
