@@ -137,19 +137,6 @@ def test_an_empty_manifest_is_not_packed(dataset: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "packed").exists()
 
 
-def test_a_manifest_of_an_older_version_is_told(dataset: Path) -> None:
-    import pyarrow as pa
-
-    table = pa.table({"record": pa.array([b"{}"], pa.large_binary()), "text_length": pa.array([1], pa.int32())})
-    with (
-        pa.OSFile(str(dataset / "valid" / "manifest.arrow"), "wb") as sink,
-        pa.ipc.new_file(sink, table.schema) as file,
-    ):
-        file.write_table(table)
-    with pytest.raises(InputError, match=r"older version: run `vhm validate` again"):
-        open_index(dataset / "valid")
-
-
 @pytest.mark.parametrize("text", ["1", "GB", "-1GB", "1TB", "x5MB"])
 def test_sizes_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="write it as"):

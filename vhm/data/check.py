@@ -102,10 +102,14 @@ class Checker:
         if self._kind in ("pretrain", "eval") and record.get("image") is None:
             raise RecordError("missing_field", "'image' is absent")
         self._check_text(turns, record)
-        digest, size = self._check_image(record)
         answers = [text for speaker, text in turns if speaker == "gpt"]
+        refusal = any(map(is_refusal, answers))
+        if self._kind == "pretrain" and refusal:
+            raise RecordError("refusal", "the caption is a refusal")
+        image = image_name(record)
+        digest, size = self._check_image(image, record)
         named = record.get("id")
-        content = orjson.dumps([digest or image_name(record), record["conversations"]])
+        content = orjson.dumps([digest or image, record["conversations"]])
         return Row(
             index,
             str(index if named is None else named),
@@ -117,7 +121,7 @@ class Checker:
             len(turns),
             sum(len(text) for _, text in turns),
             sum(map(len, answers)),
-            any(map(is_refusal, answers)),
+            refusal,
             orjson.dumps(_clean(record)),
             None if named is None else hashlib.blake2b(str(named).encode(), digest_size=16).digest(),
             hashlib.blake2b(content, digest_size=16).digest(),
@@ -137,13 +141,10 @@ class Checker:
         images = int(record.get("image") is not None)
         if marked != images and not (self._kind == "eval" and marked == 0):
             raise RecordError("image_count", f"{marked} image markers, {images} images")
-        if self._kind == "pretrain" and is_refusal(turns[1][1]):
-            raise RecordError("refusal", "the caption is a refusal")
         if self._kind == "pretrain" and is_boilerplate(turns[1][1]):
             raise RecordError("boilerplate", "the caption holds what is said around captions")
 
-    def _check_image(self, record: Record) -> tuple[str | None, tuple[int, int] | None]:
-        name = image_name(record)
+    def _check_image(self, name: str | None, record: Record) -> tuple[str | None, tuple[int, int] | None]:
         if "size" in record:
             _check_size(record["size"])
         if name is None or self._root is None:

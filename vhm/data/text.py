@@ -16,7 +16,7 @@ from vhm.errors import RecordError
 _SPECIAL = re.compile(r"</?s>|<(?:unk|pad|bos|eos|mask|im_start|im_end|im_patch|image_placeholder)>|<\|\w{1,40}\|>")
 # C0 and C1 but for tab and line ends, and what turns the direction of the text that follows.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))
+_VISIBLE = re.compile("[^\\s\u200b\u200c\u200d\u2060\ufeff]")
 _APOSTROPHE = "['\u2019]?"
 _REFUSAL = re.compile(
     r"\b(?:as an? (?:ai|(?:large )?language model)\b"
@@ -57,7 +57,7 @@ def check_turn(speaker: str, text: str, where: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise RecordError("bad_unicode", f"{where} holds a lone surrogate") from None
-    if speaker == "gpt" and not text.translate(_INVISIBLE).strip():
+    if speaker == "gpt" and _VISIBLE.search(text) is None:
         raise RecordError("empty_answer", f"{where} is empty")
     if not text.isprintable() and _CONTROL.search(text):
         raise RecordError("control_character", f"{where} holds a control character")
@@ -90,7 +90,10 @@ def lacks_options(question: str) -> bool:
 
 def _any_in(hints: tuple[str, ...], text: str) -> bool:
     lower = text.lower()  # looking for words first is ten times faster than the expressions
-    return any(hint in lower for hint in hints)
+    for hint in hints:  # noqa: SIM110  and this loop twice as fast as any()
+        if hint in lower:
+            return True
+    return False
 
 
 def _check_coordinates(text: str, where: str) -> None:
