@@ -1,0 +1,76 @@
+"""The index: a sequence of records over mapped files, of one manifest or several."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from lists import validate
+
+from vhm.data.index import open_index
+from vhm.errors import InputError
+
+
+def manifest(folder: Path, names: list[str]) -> Path:
+    turns = lambda name: [{"from": "human", "value": f"Question {name}?"}, {"from": "gpt", "value": f"Answer {name}."}]  # noqa: E731
+    folder.mkdir()
+    (folder / "list.json").write_text(json.dumps([{"id": name, "conversations": turns(name)} for name in names]))
+    validate(folder / "list.json", folder, folder / "valid")
+    return folder / "valid" / "manifest.parquet"
+
+
+def test_it_is_a_sequence_of_the_accepted_records(tmp_path: Path) -> None:
+    index = open_index(manifest(tmp_path / "a", ["x", "y", "z"]))
+    assert len(index) == 3
+    assert index[1] == json.loads((tmp_path / "a" / "list.json").read_text())[1]
+    assert [record["id"] for record in index] == ["x", "y", "z"]
+    assert [record["id"] for record in index[1:]] == ["y", "z"]
+    assert index[-1]["id"] == "z"
+    for place in (3, -4):
+        with pytest.raises(IndexError, match=f"record {place} of 3"):
+            index[place]
+
+
+def test_several_manifests_are_one(tmp_path: Path) -> None:
+    index = open_index([manifest(tmp_path / "a", ["x", "y"]), manifest(tmp_path / "b", ["z"])])
+    assert [record["id"] for record in index] == ["x", "y", "z"]
+    assert index.lists.tolist() == [0, 0, 1]
+
+
+def test_it_is_made_again_when_the_manifest_is_newer(tmp_path: Path) -> None:
+    place, other = manifest(tmp_path / "a", ["x", "y"]), manifest(tmp_path / "b", ["z"])
+    place.write_bytes(other.read_bytes())
+    assert [record["id"] for record in open_index(place)] == ["z"]
+    assert open_index(place).lists.tolist() == [0]
+
+
+def test_opening_it_takes_no_memory_of_pandas(tmp_path: Path) -> None:
+    code = "import sys; from vhm.data.index import open_index; open_index(sys.argv[1]); print('pandas' in sys.modules)"
+    place = manifest(tmp_path / "a", ["x", "y"])
+    done = subprocess.run([sys.executable, "-c", code, str(place)], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_what_is_no_manifest_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="make it with `vhm validate`"):
+        open_index(tmp_path / "nothing.parquet")
+    (tmp_path / "text.parquet").write_text("text")
+    with pytest.raises(InputError, match="is not a manifest"):
+        open_index(tmp_path / "text.parquet")
+    parquet.write_table(pa.table({"other": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(InputError, match="is not a manifest"):
+        open_index(tmp_path / "other.parquet")
+
+
+def test_a_manifest_of_an_older_version_is_told(tmp_path: Path) -> None:
+    place = manifest(tmp_path / "a", ["x"])
+    table = pa.table({"record": pa.array([b"{}"], pa.large_binary()), "text_length": pa.array([1], pa.int32())})
+    with pa.OSFile(str(place.with_suffix(".arrow")), "wb") as sink, pa.ipc.new_file(sink, table.schema) as file:
+        file.write_table(table)
+    with pytest.raises(InputError, match=r"older version: run `vhm validate` again"):
+        open_index(place)
