@@ -1,6 +1,7 @@
-"""A folder of bytes by key with a limit on its size, shared by the processes of a machine.
+"""What is kept on this machine because making it again takes time, shared by its processes.
 
-What was used longest ago goes first. An entry carries its own hash: a torn or damaged one counts as absent.
+`DiskCache` is a folder of bytes by key with a limit on its size: what was used longest ago goes first, and an entry
+carries its own hash, so that a torn or damaged one counts as absent. `kept_file` is one large file, to be mapped.
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ import fcntl
 import hashlib
 import os
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+from vhm.io import cache_directory
+
 _HASH = 16
+_KEEP = 30 * 86_400  # seconds
 
 
 class DiskCache:
@@ -82,3 +88,24 @@ class DiskCache:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
                 room += size
+
+
+def kept_file(name: str, make: Callable[[Path], None]) -> Path:
+    """The file `name`, which tells its content, below `tables` in $VHM_CACHE; one process makes it where it is absent.
+
+    Then others go that nobody has asked for in 30 days.
+    """
+    folder = cache_directory() / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            for other in folder.iterdir():
+                if other.stat().st_mtime < time.time() - _KEEP:
+                    other.unlink()
+            beside = folder / f".{name}.partial"
+            make(beside)
+            os.replace(beside, path)
+        os.utime(path)
+    return path

@@ -1,11 +1,14 @@
 """One memory-mapped table of records, shared by all processes that read it.
 
 A manifest is a Parquet file with one row a record; reading single rows of Parquet is slow, so its rows
-are written once as Arrow IPC beside it, uncompressed, and mapped from there.
+are written once as Arrow IPC, uncompressed, and mapped from there: beside the manifest by `vhm validate`, below
+$VHM_CACHE for a manifest that came without. Both files carry a hash of the rows: whether they belong together is no
+question of times.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +19,13 @@ import orjson
 from numpy.typing import NDArray
 
 from vhm.bucket import is_uri, parse_uri
+from vhm.data.cache import kept_file
 from vhm.errors import InputError
 from vhm.storage import open_published
 
 MANIFEST = "manifest.parquet"
 _COLUMNS = ("record", "list")
+_ROWS_HASH = b"vhm.rows"  # key of both files' metadata
 
 
 class Index(Sequence[dict[str, Any]]):
@@ -53,21 +58,12 @@ def open_index(manifest: str | Path | Sequence[str | Path]) -> Index:
     import pyarrow as pa
 
     several = [manifest] if isinstance(manifest, (str, Path)) else list(manifest)
-    tables = [pa.ipc.open_file(pa.memory_map(str(_arrow_file(manifest_file(one))))).read_all() for one in several]
-    for one, table in zip(several, tables, strict=True):
-        if not set(_COLUMNS) <= set(table.column_names):
-            raise InputError(f"{one} is a manifest of an older version: run `vhm validate` again")
+    tables = [pa.ipc.open_file(pa.memory_map(str(_mapped_file(manifest_file(one))))).read_all() for one in several]
     if len(several) == 1:
-        lists = _numbers(tables[0]["list"])
+        lists = np.concatenate([_numbers(chunk) for chunk in tables[0]["list"].chunks])
     else:
         lists = np.repeat(np.arange(len(tables), dtype=np.int16), [len(table) for table in tables])
     return Index(pa.chunked_array([chunk for t in tables for chunk in t["record"].chunks], pa.large_binary()), lists)
-
-
-def _numbers(column: Any) -> NDArray[np.int16]:
-    """A column of 16-bit numbers without nulls; pyarrow's own way would import pandas, 0.8 s and 40 MB a rank."""
-    parts = [np.frombuffer(c.buffers()[1], np.int16)[c.offset : c.offset + len(c)] for c in column.chunks if len(c)]
-    return np.concatenate(parts) if parts else np.empty(0, np.int16)
 
 
 def manifest_file(place: str | Path) -> Path:
@@ -87,11 +83,26 @@ def manifest_file(place: str | Path) -> Path:
 
 
 class IndexWriter:
-    """Writes what `open_index` maps beside a manifest that is being written: tables with its columns, in order."""
+    """Writes what `open_index` maps: tables with its columns, in order, and a hash of their rows."""
 
-    def __init__(self, manifest: Path) -> None:
-        self._path = _arrow_path(manifest)
-        self._beside = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._hashes = [hashlib.blake2b(digest_size=16) for _ in _COLUMNS]
+
+    @classmethod
+    def of_manifest(cls, manifest: Path) -> IndexWriter:
+        """For the file that belongs to a manifest which is being written."""
+        return cls(manifest.with_suffix(".arrow"))
+
+    @property
+    def rows_hash(self) -> str:
+        """Of the rows that were written, whatever tables they came in; for the manifest's metadata."""
+        return "".join(part.hexdigest() for part in self._hashes)
+
+    def mark(self, manifest: Any) -> None:
+        """Tell a `pyarrow.parquet.ParquetWriter` which rows its file holds."""
+        manifest.add_key_value_metadata({_ROWS_HASH.decode(): self.rows_hash})
 
     def __enter__(self) -> IndexWriter:
         import pyarrow as pa
@@ -103,35 +114,72 @@ class IndexWriter:
 
     def write(self, rows: Any) -> None:
         """Append the rows of a table or a record batch."""
-        self._writer.write(rows.select(self._schema.names).cast(self._schema))
+        rows = rows.select(self._schema.names).cast(self._schema)
+        for batch in rows.to_batches() if hasattr(rows, "to_batches") else [rows]:
+            record, number = batch.columns
+            ends = np.frombuffer(record.buffers()[1], np.int64)[record.offset : record.offset + len(record) + 1]
+            if len(batch):
+                self._hashes[0].update(memoryview(record.buffers()[2])[ends[0] : ends[-1]])
+                self._hashes[1].update(_numbers(number).tobytes())
+            self._writer.write_batch(batch)
 
     def __exit__(self, kind: object, *_: object) -> None:
+        import pyarrow as pa
+
+        if kind is None:
+            empty = pa.record_batch([pa.array([], field.type) for field in self._schema], self._schema)
+            self._writer.write_batch(empty, custom_metadata={_ROWS_HASH: self.rows_hash})
         self._writer.close()
         self._sink.close()
         if kind is None:
             os.replace(self._beside, self._path)
-            os.utime(self._path)  # not older than the manifest
         else:
             self._beside.unlink(missing_ok=True)
 
 
-def _arrow_path(manifest: Path) -> Path:
-    return manifest.with_suffix(".arrow")
-
-
-def _arrow_file(manifest: Path) -> Path:
-    """The manifest's rows as Arrow IPC, made when it is absent or older than the manifest."""
+def _mapped_file(manifest: Path) -> Path:
+    """The manifest's rows as Arrow IPC: the file beside it where that is of the same rows, else one of this machine."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    path = _arrow_path(manifest)
-    if path.exists() and path.stat().st_mtime_ns >= manifest.stat().st_mtime_ns:
-        return path
     try:
         source = parquet.ParquetFile(manifest)
-        with IndexWriter(manifest) as index:
+    except (pa.ArrowException, ValueError) as error:
+        raise InputError(f"{manifest} is no manifest of `vhm validate`: {str(error).splitlines()[0]}") from None
+    told = (source.metadata.metadata or {}).get(_ROWS_HASH, b"").decode()
+    if not told or not set(_COLUMNS) <= set(source.schema_arrow.names):
+        raise InputError(f"{manifest} is no manifest of this version of `vhm validate`: run it again")
+    beside = manifest.with_suffix(".arrow")
+    if beside.is_file() and _hash_in(beside) == told:
+        return beside
+
+    def make(path: Path) -> None:
+        with IndexWriter(path) as index:
             for batch in source.iter_batches(columns=list(_COLUMNS)):
                 index.write(batch)
-    except (pa.ArrowException, ValueError, KeyError) as error:
-        raise InputError(f"{manifest} is not a manifest of `vhm validate`: {str(error).splitlines()[0]}") from None
-    return path
+            if index.rows_hash != told:
+                raise InputError(f"{manifest} is damaged: its rows are not those that it was written with")
+
+    try:
+        return kept_file(f"{told}.arrow", make)
+    except pa.ArrowException as error:
+        raise InputError(f"{manifest} is damaged: {str(error).splitlines()[0]}") from None
+
+
+def _hash_in(path: Path) -> str | None:
+    """The hash of the rows in a file of `IndexWriter`; None for any other file."""
+    import pyarrow as pa
+
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        last = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1).custom_metadata
+    except (pa.ArrowException, IndexError, OSError):
+        return None
+    return None if last is None else last.get(_ROWS_HASH, b"").decode()
+
+
+def _numbers(column: Any) -> NDArray[np.int16]:
+    """An array of 16-bit numbers without nulls; pyarrow's own way would import pandas, 0.8 s and 40 MB a rank."""
+    if not len(column):
+        return np.empty(0, np.int16)
+    return np.frombuffer(column.buffers()[1], np.int16)[column.offset : column.offset + len(column)]

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import orjson
 
 from vhm.bucket import Bucket, is_uri, parse_uri
-from vhm.data.cache import DiskCache
+from vhm.data.cache import DiskCache, kept_file
 from vhm.data.shards import INDEX, TABLE, Place, ShardTable, is_packed, open_local_table, open_table
 from vhm.errors import ImageError, InputError
 from vhm.io import cache_directory, write_bytes
@@ -178,11 +178,8 @@ def image_cache() -> DiskCache:
 
 
 def fetch_file(published: Published, name: str) -> Path:
-    """A file of a published directory on this machine, to be mapped: `tables` below $VHM_CACHE."""
-    path = cache_directory() / "tables" / published.files[name]["sha256"]
-    if not path.is_file():
-        write_bytes(path, published.read(name))
-    return path
+    """A file of a published directory on this machine, to be mapped."""
+    return kept_file(published.files[name]["sha256"], lambda path: write_bytes(path, published.read(name)))
 
 
 class RemoteFolder:

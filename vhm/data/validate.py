@@ -245,7 +245,10 @@ def _write_manifest(pieces: list[Path], kept: list[NDArray[np.bool_]], path: Pat
     columns = [light.empty_table()]
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with parquet.ParquetWriter(beside, schema, compression="zstd") as manifest, IndexWriter(path) as index:
+        with (
+            parquet.ParquetWriter(beside, schema, compression="zstd") as manifest,
+            IndexWriter.of_manifest(path) as index,
+        ):
             waiting = schema.empty_table()
             for piece, keep in zip(pieces, kept, strict=True):
                 accepted = read_piece(piece, stored).filter(pa.array(keep))
@@ -257,6 +260,7 @@ def _write_manifest(pieces: list[Path], kept: list[NDArray[np.bool_]], path: Pat
                 index.write(accepted)
             if len(waiting):
                 manifest.write_table(waiting)
+            index.mark(manifest)
             manifest.close()
             os.replace(beside, path)
     finally:
