@@ -36,7 +36,7 @@ def loss_head() -> Figure:
         return loss
 
     assert torch.allclose(full(), labelled(), rtol=1e-4)
-    return compare("loss head, forward and backward", "full logits", labelled, full, runs=5)
+    return compare("loss head, forward and backward", "full logits", labelled, full)
 
 
 def scoring() -> list[str]:

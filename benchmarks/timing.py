@@ -23,12 +23,12 @@ class Figure:
 
 
 def compare(
-    name: str, baseline_name: str, ours: Callable[[], object], baseline: Callable[[], object], runs: int = 9
+    name: str, baseline_name: str, ours: Callable[[], object], baseline: Callable[[], object], seconds: float = 2.0
 ) -> Figure:
-    """Time both in turns, after one warm-up each."""
+    """Time both in turns for about `seconds`, but 9 times at least, after one warm-up each."""
     ours(), baseline()
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(runs):
+    while len(times[0]) < 9 or sum(map(sum, times)) < seconds:
         for index, work in enumerate((ours, baseline)):
             start = time.perf_counter()
             work()

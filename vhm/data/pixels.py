@@ -54,7 +54,7 @@ def normalised(pixels: list[NDArray[np.uint8]]) -> torch.Tensor:
     batch = torch.from_numpy(np.stack(pixels)).float()
     mean = torch.tensor(MEAN, dtype=torch.float32).view(3, 1, 1) * 255
     std = torch.tensor(STD, dtype=torch.float32).view(3, 1, 1) * 255
-    return (batch - mean) / std
+    return batch.sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)
