@@ -13,7 +13,8 @@ from vhm.errors import InputError, StorageError
     [
         ("s3://key:secret@bucket/x", "no credentials"),
         ("https://bucket/x", "write it as s3://"),
-        ("s3:///x", "write it as s3://"),
+        ("s3:///x", "names no bucket"),
+        ("/data/x", "/data/x is no address of S3"),
     ],
 )
 def test_addresses(text: str, said: str) -> None:

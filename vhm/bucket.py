@@ -44,10 +44,12 @@ def is_uri(place: str | Path) -> bool:
 
 def parse_uri(text: str) -> S3Uri:
     """The bucket and prefix of s3://BUCKET/PREFIX. InputError for anything else, credentials in it included."""
-    scheme, _, rest = text.partition("://")
+    scheme, separator, rest = text.partition("://")
     bucket, _, prefix = rest.partition("/")
+    if not separator:
+        raise InputError(f"{text} is no address of S3: write it as s3://BUCKET/PREFIX")
     if scheme != "s3" or not bucket:
-        raise InputError(f"{scheme}://… is no place to store at: write it as s3://BUCKET/PREFIX")
+        raise InputError(f"{scheme}://… names no bucket of S3: write it as s3://BUCKET/PREFIX")
     if "@" in bucket or ":" in bucket:
         raise InputError("an s3:// address holds no credentials and no port: set AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL")
     return S3Uri(bucket, prefix.strip("/"))

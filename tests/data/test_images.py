@@ -196,6 +196,8 @@ def test_bands_are_chosen() -> None:
     own, chosen = load_pixels(content), load_pixels(content, bands=(3, 2, 1))
     assert np.array_equal(chosen, own[:, :, ::-1])
     assert not np.array_equal(load_pixels(content, bands=(4, 3, 2))[:, :, 0], own[:, :, 0])
+    png_of_three = raster(ramps(3), "PNG")
+    assert np.array_equal(load_pixels(png_of_three, bands=(4, 3, 2)), load_pixels(png_of_three)), "only of TIFFs"
     with pytest.raises(ImageError, match="4 bands: band 9"):
         load_pixels(content, bands=(9, 1, 1))
 

@@ -47,9 +47,11 @@ def test_a_byte_order_mark_and_space_around_do_not_matter(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is not a JSON array"),
-        (b"{}", "is not a JSON array"),
-        ("[1]".encode("utf-16"), "is not a JSON array"),
+        (b"", "it is empty"),
+        (b'{"id": 1}\n{"id": 2}', "jq -s"),
+        (b"\x1f\x8b\x08\x00", "unpack it first"),
+        (b"nothing", "is not a JSON array"),
+        ("[1]".encode("utf-16"), "save it as UTF-8"),
         (b'[{"a": 1}, {"b', "ends inside its JSON array, after 1 whole records"),
         (b'["never closed]', "ends inside its JSON array"),
         (b"[1] [2]", "goes on after its JSON array, at byte 3"),

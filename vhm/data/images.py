@@ -69,7 +69,7 @@ def load_pixels(
     size whose sides have that many pixels. Raises ImageError.
     """
     content = _read(source, limits)
-    where = "the image" if isinstance(source, bytes) else str(source)
+    where = str(source) if isinstance(source, (str, Path)) else "the image"
     try:
         return _decode(content, where, limits, orient, bands, at_least)
     except ImageError:
@@ -106,7 +106,7 @@ def _decode(
             return pixels
     if image.format == "TIFF" and (_is_deep(image, content) or (_orientation(image) != 1 and not orient)):
         turn = _orientation(image) if orient else 1
-        image = Image.fromarray(_raster(content, where, limits, bands))
+        image = Image.fromarray(_raster(content, where, limits, None))
         image.getexif()[_ORIENTATION] = turn
     try:
         image.load()
@@ -114,7 +114,7 @@ def _decode(
         raise ImageError("image_truncated", f"{where} cannot be decoded ({type(error).__name__})") from None
     if image.format == "PNG" and _is_deep(image, content):  # it is whole: Pillow has checked its sums
         turn = _orientation(image)
-        image = Image.fromarray(_raster(content, where, limits, bands))
+        image = Image.fromarray(_raster(content, where, limits, None))
         image.getexif()[_ORIENTATION] = turn
     if orient:
         image = ImageOps.exif_transpose(image)
@@ -148,8 +148,8 @@ def _jpeg(content: bytes, size: tuple[int, int], at_least: int | None) -> NDArra
 
 
 def _read(source: str | Path | bytes, limits: Limits) -> bytes:
-    if isinstance(source, bytes):
-        content = source
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        content = bytes(source)
         where = "the image"
     else:
         path = Path(source)

@@ -54,7 +54,7 @@ def open_list(path: Path) -> RecordList:
     first = 3 if content[:3] == b"\xef\xbb\xbf" else 0
     head = content[first : first + 4096].lstrip(_SPACE)
     if not head.startswith(b"["):
-        raise InputError(f"{path} is not a JSON array of records")
+        raise InputError(f"{path} is not a JSON array of records{_what_it_is(bytes(content[:4]), head)}")
     begin = content.find(b"[", first) + 1
 
     def forget(end: int) -> None:
@@ -70,6 +70,18 @@ def open_list(path: Path) -> RecordList:
     if not len(commas) and not content[begin:end].strip(_SPACE):
         return RecordList(path, np.empty(0, np.int64), np.empty(0, np.int64))
     return RecordList(path, np.concatenate([[begin], commas + 1]), np.concatenate([commas, [end]]))
+
+
+def _what_it_is(start: bytes, head: bytes) -> str:
+    if not head:
+        return ": it is empty"
+    if start[:2] == b"\x1f\x8b":
+        return ": it is compressed by gzip, unpack it first"
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return ": it is UTF-16, save it as UTF-8"
+    if head.startswith(b"{"):
+        return ": it begins with an object; one record a line becomes an array by `jq -s . FILE`"
+    return ""
 
 
 def parse_record(raw: bytes) -> Any:
