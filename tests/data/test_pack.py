@@ -52,6 +52,7 @@ def test_shards_stand_where_an_image_root_is_asked_for(dataset: Path, tmp_path: 
     again = validate(dataset / "list.json", tmp_path / "packed", tmp_path / "again")
     assert again.manifest_sha256 == json.loads((dataset / "valid/validation.json").read_text())["manifest_sha256"]
     assert len(open_index(tmp_path / "packed")) == 42, "the folder holds the manifest, too"
+    assert not (tmp_path / "packed" / "manifest.arrow").exists(), "DVC tracks the folder: nothing is added to it"
     told = sorted(r["id"] for r in packed_records(tmp_path / "packed"))
     assert told == sorted(r["id"] for r in open_index(dataset / "valid"))
     pack(dataset / "valid", dataset / "images", tmp_path / "twice", parse_size("50KB"))

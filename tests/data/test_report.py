@@ -28,6 +28,6 @@ def test_it_shows_counts_reasons_sources_and_expectations(tmp_path: Path) -> Non
         assert text in markdown, text
     assert "a&lt;b|c" in html
     assert "<b|c" not in html
-    assert "a<b\\|c" in markdown
-    widths = {line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("| a<b")}
+    assert "a&lt;b\\|c" in markdown
+    widths = {line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("| a&lt;b")}
     assert widths == {7}

@@ -32,7 +32,7 @@ def report_html(result: dict[str, Any], folder: Path) -> str:
 def report_markdown(result: dict[str, Any]) -> str:
     """The same figures as Markdown tables."""
     lines = [f"# {result['kind']}: {'passed' if result['passed'] else '**failed**'}", ""]
-    lines += [f"- {failure}" for failure in result["failures"]]
+    lines += [f"- {escape(failure, quote=False)}" for failure in result["failures"]]
     for title, head, rows in _tables(result):
         if rows:
             lines += ["", f"## {title}", "", _row(head), _row("---" for _ in head), *map(_row, rows)]
@@ -40,7 +40,8 @@ def report_markdown(result: dict[str, Any]) -> str:
 
 
 def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    plain = (escape(" ".join(cell.split()), quote=False).replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(plain)} |"
 
 
 def _tables(result: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
