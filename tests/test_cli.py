@@ -63,6 +63,18 @@ def test_score_prints_one_json_object(tmp_path: Path) -> None:
     assert (figures["n"], figures["accuracy"]) == (2, 0.5)
 
 
+def test_parts_of_a_list_are_judged_when_they_are_joined(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "Which river is it?"}, {"from": "gpt", "value": "The Paraná."}]
+    (tmp_path / "list.json").write_text(json.dumps([{"id": "a", "conversations": turns}, {"id": "b"}]))
+    call = ("validate", "list.json", "--images", ".", "--skip-images", "--max-rejected", "0.4")
+    parts = [f"part{number}" for number in range(3)]  # of two records: one is empty
+    for number, part in enumerate(parts):
+        assert vhm(*call, "--shard", f"{number}/3", "--out", part, cwd=tmp_path).returncode == 0
+    joined = vhm(*call, *(word for part in parts for word in ("--merge", part)), "--out", "all", cwd=tmp_path)
+    assert joined.returncode == 1
+    assert "1 of 2 records rejected (50.0%, at most 40.0% allowed): 1 missing_field" in joined.stderr
+
+
 def test_gate_exits_1_and_names_what_blocks(tmp_path: Path) -> None:
     scores = {"tasks": {"presence": {"accuracy": 0.4, "n": 10}}}
     path = tmp_path / "scores.json"
