@@ -14,12 +14,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import mmap
-import multiprocessing
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,6 +37,7 @@ from vhm.data.stream import RecordList, open_list, parse_record
 from vhm.errors import ImageError, InputError, RecordError
 from vhm.io import jsonl, sha256_file, write_bytes
 from vhm.lineage import code_hash
+from vhm.processes import workers
 from vhm.progress import track
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ def check_shard(request: Request, out: Path, shard: tuple[int, int]) -> list[Pat
     bare = replace(request)  # without the lists, which are in the pieces
     work = partial(_check_piece, request=bare, prints=prints, folder=folder)
     what = request.sources[0].name
-    with _workers(span[1] - span[0]) as workers:
-        made = list(track(workers.map(work, pieces), f"validating {what}, {size} records each", len(pieces)))
+    with _executor(span[1] - span[0]) as executor:
+        made = list(track(executor.map(work, pieces), f"validating {what}, {size} records each", len(pieces)))
     if not all(made):
         log.info("%s: %d of %d pieces were checked before", what, len(made) - sum(made), len(made))
     return [folder / piece.name for piece in pieces]
@@ -233,11 +233,11 @@ def _cut(lists: list[RecordList], first: int, last: int, size: int) -> Iterator[
         before += len(records)
 
 
-def _workers(records: int) -> Executor:
+def _executor(records: int) -> Executor:
     if records <= _ALONE:
         return ThreadPoolExecutor(1)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there is a process for each core
-    return ProcessPoolExecutor(os.cpu_count() or 1, multiprocessing.get_context("spawn"))
+    return workers(os.cpu_count() or 1)
 
 
 def _check_piece(piece: _Piece, request: Request, prints: Path | None, folder: Path) -> bool:

@@ -14,13 +14,11 @@ list's order when all pieces are there. So a merge of shards writes the same byt
 from __future__ import annotations
 
 import heapq
-import multiprocessing
 import os
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +47,7 @@ from vhm.data.roots import open_root
 from vhm.data.stream import RecordList
 from vhm.errors import CheckFailed
 from vhm.io import read_jsonl, sha256_file, write_json
+from vhm.processes import workers
 from vhm.recipe import Expect
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ def _judge(result: Validation, rows: pa.Table, sources: pa.Table, suite: Suite, 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.arrow"
             write_table(path, rows)
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            with workers(1) as process:
                 result.expectations = process.submit(judge_file, path, *rest).result()
     for failure in result.expectations["failed"]:
         result.failures.append(f"expectation failed: {failure}")

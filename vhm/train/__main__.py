@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from vhm.errors import VhmError
+from vhm.processes import die_with_parent
 from vhm.recipe import load_recipe
-from vhm.train.launch import die_with_parent
 
 
 def main() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import shutil
@@ -19,6 +18,7 @@ from vhm.data.roots import open_root
 from vhm.errors import InputError, TrainError
 from vhm.io import sha256_tree, write_text
 from vhm.lineage import LINEAGE
+from vhm.processes import die_with_parent
 from vhm.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -143,12 +143,6 @@ def _reason(lines: deque[str]) -> str:
 
 def _has_gpu() -> bool:
     return Path("/dev/nvidiactl").exists()
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent ends: a rank that outlives its run would go on writing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _free_port() -> int:

@@ -1,0 +1,47 @@
+"""Workers end with the process that they work for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def test_workers_do_not_outlive_a_killed_process() -> None:
+    code = (
+        "import os, time\n"
+        "from vhm.processes import workers\n"
+        "if __name__ == '__main__':\n"
+        "    executor = workers(2)\n"
+        "    jobs = [executor.submit(time.sleep, 300) for _ in range(2)]\n"
+        "    while len(executor._processes) < 2: time.sleep(0.01)\n"
+        "    print(*executor._processes, flush=True)\n"
+        "    time.sleep(300)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    pids = [int(pid) for pid in run.stdout.readline().split()]
+    assert len(pids) == 2
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    until = time.monotonic() + 30
+    while any(_runs(pid) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(_runs(pid) for pid in pids)
+
+
+def test_what_they_do_comes_back() -> None:
+    from vhm.processes import workers
+
+    with workers(2) as executor:
+        assert list(executor.map(abs, [-1, 2, -3])) == [1, 2, 3]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return os.path.exists(f"/proc/{pid}")
