@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import random
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 Record = dict[str, Any]
@@ -168,6 +171,33 @@ def _encoded(format_: str, size: tuple[int, int] = (40, 30), mode: str = "RGB") 
     return buffer.getvalue()
 
 
+@functools.cache
+def _deep_files(format_: str) -> list[bytes]:
+    """Pictures of 16 and 32 bits a sample in the layouts that rasters come in."""
+    from rasterio.io import MemoryFile
+
+    layouts: list[dict[str, Any]] = [{}]
+    if format_ == "TIFF":
+        layouts += [{"interleave": "band", "compress": "deflate"}, {"compress": "lzw"}]
+        layouts += [{"tiled": True, "blockxsize": 16, "blockysize": 16}]
+    files = []
+    for dtype in ("uint16", "float32") if format_ == "TIFF" else ("uint16",):
+        for bands in (1, 3, 4):
+            values = (np.random.default_rng(bands).random((bands, 30, 40)) * 3000).astype(dtype)
+            for layout in layouts:
+                driver = {"TIFF": "GTiff"}.get(format_, format_)
+                with warnings.catch_warnings(), MemoryFile() as memory:
+                    warnings.simplefilter("ignore")  # it has no place on Earth
+                    with memory.open(driver=driver, count=bands, height=30, width=40, dtype=dtype, **layout) as file:
+                        file.write(values)
+                    files.append(memory.read())
+    return files
+
+
+def _deep(draw: random.Random, format_: str) -> bytes:
+    return draw.choice(_deep_files(format_))
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG that says how large it is and holds no pixels: 84 bytes or fewer."""
 
@@ -206,7 +236,9 @@ IMAGES: dict[str, tuple[str, Callable[[random.Random], bytes]]] = {
 
 def mutated(draw: random.Random) -> bytes:
     """A real image file with some of its bytes changed, cut out or doubled: it may still be readable."""
-    content = bytearray(_encoded(draw.choice(["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP"])))
+    formats = ["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "deep TIFF", "deep PNG"]
+    format_ = draw.choice(formats)
+    content = bytearray(_deep(draw, format_[5:]) if format_.startswith("deep") else _encoded(format_))
     for _ in range(draw.randrange(1, 12)):
         place = draw.randrange(len(content))
         kind = draw.randrange(4)

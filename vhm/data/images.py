@@ -37,6 +37,7 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+_ROWS = 256  # stretched at a time
 _BITS_PER_SAMPLE, _ORIENTATION = 258, 274  # tags of TIFF 6.0
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -211,12 +212,17 @@ def _stretched(band: NDArray[Any], nodata: float | None) -> NDArray[np.uint8]:
     """
     import numpy as np
 
-    values = (np.abs(band) if np.iscomplexobj(band) else band).astype(np.float64)
+    values = np.abs(band) if np.iscomplexobj(band) else band
+    values = values.astype(np.int32 if values.dtype.kind in "iu" and values.itemsize <= 2 else np.float64)
     absent = ~np.isfinite(values)
     if nodata is not None:
         absent |= values == nodata
-    present = values[~absent]
+    present = values[~absent] if absent.any() else values
     low, high = np.percentile(present, [2, 98]) if present.size else (0.0, 1.0)
-    values[absent] = low
-    scaled = (values - low) / max(high - low, 1e-12)
-    return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    shown = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), _ROWS):  # eight bytes a pixel of a whole scene are too many
+        rows = slice(top, top + _ROWS)
+        scaled = np.where(absent[rows], low, values[rows]).astype(np.float64)
+        scaled = (scaled - low) / max(high - low, 1e-12)
+        shown[rows] = np.round(np.clip(scaled, 0, 1) * 255)
+    return shown
