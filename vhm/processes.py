@@ -7,14 +7,24 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 
-def workers(count: int) -> ProcessPoolExecutor:
-    """`count` processes that work for this one. Those of the library itself would outlive one that is killed."""
-    return ProcessPoolExecutor(
-        count, multiprocessing.get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
-    )
+def workers(count: int | None = None, prepare: Callable[..., None] | None = None, *given: Any) -> ProcessPoolExecutor:
+    """`count` processes (one a core) that work for this one; each calls `prepare` with what is `given` first.
+
+    Those of the library itself would outlive a process that is killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count or os.cpu_count(), context, _begin, (os.getpid(), prepare, given))
+
+
+def _begin(parent: int, prepare: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
+    die_with_parent(parent)
+    if prepare is not None:
+        prepare(*given)
 
 
 def die_with_parent(parent: int | None = None) -> None:

@@ -193,8 +193,9 @@ def test_the_shipped_projector_is_trained(sample: Path, tmp_path: Path) -> None:
 def _loss(model_directory: Path, manifest: Path, images: Path, stage) -> float:
     from vhm.data.index import open_index
     from vhm.recipe import Data
-    from vhm.train.batches import EncodedSamples, TrainingSet, encode_samples
+    from vhm.train.batches import TrainingSet
     from vhm.train.engine import LabelledLoss
+    from vhm.train.samples import EncodedSamples, encode_samples
 
     model, processor = load_model(model_directory)
     encode_samples(manifest.parent / "samples", open_index(manifest), processor.tokenizer, stage, {})

@@ -23,12 +23,14 @@ from vhm.data.pack import pack
 from vhm.errors import CheckpointError, InputError, TrainError
 from vhm.recipe import Data, load_recipe
 from vhm.storage import publish
+from vhm.train import samples as encoding
 from vhm.train import train
-from vhm.train.batches import EncodedSamples, TrainingSet, encode_samples
+from vhm.train.batches import TrainingSet
 from vhm.train.checkpoint import newest
 from vhm.train.engine import LabelledLoss, choose_trained
 from vhm.train.launch import weights_hash
 from vhm.train.loop import check_weights
+from vhm.train.samples import EncodedSamples, encode_samples
 
 
 def command(cut: Path, recipe: Path, manifests: Path, out: Path) -> list[str]:
@@ -172,6 +174,21 @@ def test_samples_are_encoded_once_and_mapped(base, manifests: Path, tmp_path: Pa
     assert (tmp_path / "samples" / "tokens").stat().st_mtime_ns == written
     encode_samples(tmp_path / "samples", index, tokenizer, stage, {"data": 2})
     assert (tmp_path / "samples" / "tokens").stat().st_mtime_ns > written
+
+
+def test_samples_encoded_by_processes_are_the_same(
+    base, manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, tokenizer = load_recipe("tiny", ["stages.sft.max_length=60"]).stage("sft"), base[1].tokenizer
+    index = open_index([manifests / "sft", manifests / "pretrain"])
+    encode_samples(tmp_path / "alone", index, tokenizer, stage, {})
+    monkeypatch.setattr(encoding, "_ALONE", 0)
+    monkeypatch.setattr(encoding, "_CHUNK", 97)
+    encode_samples(tmp_path / "many", index, tokenizer, stage, {})
+    names = sorted(path.name for path in (tmp_path / "alone").iterdir())
+    assert names == ["about.json", "pictures", "records", "starts", "tokens"]
+    for name in names:
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
 
 
 def test_what_cannot_be_trained_on_is_counted(base, manifests: Path, tmp_path: Path) -> None:

@@ -34,8 +34,11 @@ class Index(Sequence[dict[str, Any]]):
     `lists` says which list each record is of: which manifest, or which of the lists that one manifest was made from.
     """
 
-    def __init__(self, records: Any, lists: NDArray[np.int16]) -> None:
-        self._records, self.lists = records, lists
+    def __init__(self, records: Any, lists: NDArray[np.int16], manifests: Sequence[str | Path]) -> None:
+        self._records, self.lists, self._manifests = records, lists, manifests
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_index, (self._manifests,)  # another process maps the files itself
 
     def __len__(self) -> int:
         return len(self._records)
@@ -63,7 +66,8 @@ def open_index(manifest: str | Path | Sequence[str | Path]) -> Index:
         lists = np.concatenate([_numbers(chunk) for chunk in tables[0]["list"].chunks])
     else:
         lists = np.repeat(np.arange(len(tables), dtype=np.int16), [len(table) for table in tables])
-    return Index(pa.chunked_array([chunk for t in tables for chunk in t["record"].chunks], pa.large_binary()), lists)
+    records = pa.chunked_array([chunk for table in tables for chunk in table["record"].chunks], pa.large_binary())
+    return Index(records, lists, several)
 
 
 def manifest_file(place: str | Path) -> Path:

@@ -237,7 +237,7 @@ def _executor(records: int) -> Executor:
     if records <= _ALONE:
         return ThreadPoolExecutor(1)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there is a process for each core
-    return workers(os.cpu_count() or 1)
+    return workers()
 
 
 def _check_piece(piece: _Piece, request: Request, prints: Path | None, folder: Path) -> bool:

@@ -1,28 +1,21 @@
-"""Samples → tensors: encoded once, read in the background, padded to the longest of a micro-batch."""
+"""Encoded samples and their pictures → tensors: read in the background, padded to the longest of a micro-batch."""
 
 from __future__ import annotations
 
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vhm.data.cache import DiskCache
-from vhm.data.encode import IGNORE, Sample, encode_compact, expand
+from vhm.data.encode import IGNORE, expand
 from vhm.data.images import Limits
 from vhm.data.index import Index
 from vhm.data.pixels import PixelCache, View, normalised
 from vhm.data.records import image_name
 from vhm.data.roots import open_root
-from vhm.errors import EncodeError, TrainError
-from vhm.io import cache_directory, read_json, whole_directory, write_json
-from vhm.progress import track
+from vhm.io import cache_directory
 from vhm.recipe import Data, StageRecipe
+from vhm.train.samples import EncodedSamples
 
 if TYPE_CHECKING:
     import torch
@@ -44,69 +37,6 @@ class Batch:
     @property
     def tokens(self) -> int:
         return int(self.attention_mask.sum())
-
-
-class EncodedSamples:
-    """All samples of a stage, encoded once and memory-mapped: ranks share the pages, memory does not grow.
-
-    tokens      int32, one after another: an id that is a target as it is, any other as its complement (~id)
-    starts      int64, where each sample begins, and the end
-    records     int64, which record of the manifest each sample is
-    about.json  what was left out and cut, and what they were made from: `key`
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._tokens, self._starts, self.records, self._pictures = (
-            np.memmap(folder / name, dtype, "r") for name, dtype in _FILES.items()
-        )
-        about = read_json(folder / "about.json")
-        self.left_out, self.truncated = Counter(about["left_out"]), int(about["truncated"])
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, place: int) -> Sample:
-        tokens = self._tokens[self._starts[place] : self._starts[place + 1]]
-        ids = np.where(tokens < 0, ~tokens, tokens)
-        return Sample(ids.tolist(), np.where(tokens < 0, IGNORE, tokens).tolist(), False)
-
-    def lengths(self, image_tokens: int) -> NDArray[np.int64]:
-        """Positions that each sample takes, its image expanded."""
-        return np.diff(self._starts) + self._pictures * np.int64(image_tokens - 1)
-
-
-_FILES = {"tokens": np.int32, "starts": np.int64, "records": np.int64, "pictures": np.int8}
-
-
-def encode_samples(folder: Path, index: Index, tokenizer: Any, stage: StageRecipe, key: dict[str, Any]) -> None:
-    """Encode the records of a manifest into `folder`, unless it holds those of `key` already.
-
-    Records that cannot be trained on are left out and counted.
-    """
-    wanted = key | {"template": stage.template, "max_length": stage.max_length}
-    if (folder / "about.json").is_file() and read_json(folder / "about.json")["key"] == wanted:
-        return
-    left_out: Counter[str] = Counter()
-    truncated = 0
-    with whole_directory(folder, "about.json") as beside, ExitStack() as stack:
-        tokens, starts, records, pictures = (stack.enter_context((beside / name).open("wb")) for name in _FILES)
-        starts.write(np.int64(0).tobytes())
-        for number, record in enumerate(track(index, "encoding", len(index))):
-            try:
-                sample = encode_compact(record, tokenizer, stage.template, stage.max_length)
-            except EncodeError as error:
-                left_out[error.reason] += 1
-                continue
-            truncated += sample.truncated
-            ids, labels = np.array(sample.input_ids, np.int32), np.array(sample.labels, np.int32)
-            tokens.write(np.where(labels == IGNORE, ~ids, ids).tobytes())
-            starts.write(np.int64(tokens.tell() // 4).tobytes())
-            records.write(np.int64(number).tobytes())
-            pictures.write(np.int8(record.get("image") is not None).tobytes())
-        empty = records.tell() == 0
-        if empty:
-            raise TrainError(f"no record can be trained on ({dict(left_out)})")
-        write_json(beside / "about.json", {"key": wanted, "left_out": dict(left_out), "truncated": truncated})
 
 
 class TrainingSet:

@@ -26,9 +26,10 @@ from vhm.model import load_model
 from vhm.model.build import image_tokens, save_model
 from vhm.recipe import Recipe, StageRecipe
 from vhm.train import checkpoint
-from vhm.train.batches import Batch, EncodedSamples, TrainingSet, encode_samples
+from vhm.train.batches import Batch, TrainingSet
 from vhm.train.engine import accumulation_steps, build_engine, learning_rate
 from vhm.train.order import Order, micro_batches
+from vhm.train.samples import EncodedSamples, encode_samples
 
 log = logging.getLogger(__name__)
 
