@@ -44,6 +44,14 @@ def test_coordinates_that_are_wrong(text: str, said: str) -> None:
     assert raised.value.reason == "bad_number"
 
 
+def test_evaluation_writes_boxes_in_pixels() -> None:
+    check_turn("gpt", "[1200, 300, 2000, 900]", "turn 1", pixels=2000)
+    check_turn("gpt", "[[0.5, 0.1], [1, 1], [0, 999]]", "turn 1", pixels=300)
+    for wrong in ("[1200, 300, 2001, 900]", "[-1, 0, 5, 5]", "[20, 0, 10, 10]"):
+        with pytest.raises(RecordError):
+            check_turn("gpt", wrong, "turn 1", pixels=2000)
+
+
 @pytest.mark.parametrize("opening", ["[" * 20_000, "[1, " * 5_000, "[[1, 2]" + " " * 20_000, "[" + "nan " * 5_000])
 def test_no_text_takes_long(opening: str) -> None:
     """Each would take a matcher that tries again from every bracket hours; this one no time worth noting."""
@@ -96,6 +104,7 @@ def test_no_boilerplate(text: str) -> None:
         ("Which? Answer with the option's letter from the given choices directly.", True),
         ("Which?\nA. river\nB. lake\nAnswer with the option's letter from the given choices directly.", False),
         ("Which? (A) river (B) lake. Answer with the letter.", False),
+        ("Which? a) river b) lake. Answer with the letter.", False),
         ("Which? A. river. Answer with the letter.", True),
         ("<image>\nPlease choose the correct option.", True),
         ("Choose one of the following options: rural, urban", False),

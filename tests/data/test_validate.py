@@ -127,6 +127,20 @@ def test_expectations_are_evaluated_and_documented(images: Path, tmp_path: Path)
     assert "<html" in (tmp_path / "out" / "data_docs" / "index.html").read_text().lower()
 
 
+def test_evaluation_answers_are_in_pixels(tmp_path: Path) -> None:
+    (tmp_path / "eval" / "images").mkdir(parents=True)
+    picture(1, 1500).save(tmp_path / "eval" / "images" / "large.jpg")
+
+    def question(answer: str, **changes: Any) -> dict[str, Any]:
+        turns = [{"from": "human", "value": "Where is it?"}, {"from": "gpt", "value": answer}]
+        return {"image": "large.jpg", "image_path": "images", "size": [1500, 1500], "conversations": turns} | changes
+
+    rows = [question("[1200, 10, 1500, 90]"), question("[1200, 10, 1600, 90]"), question("[1, 1, 2, 1700]", size=None)]
+    (tmp_path / "eval" / "VG_DOIR_RSVG_test.json").write_text(json.dumps(rows))
+    result = validate(tmp_path / "eval", tmp_path / "eval", tmp_path / "out", "eval", max_rejected=1)
+    assert (result.accepted, result.reasons) == (2, {"bad_number": 1})
+
+
 def test_leaks_are_found_through_reencoding_resizing_and_turning(images: Path, tmp_path: Path) -> None:
     evaluation = tmp_path / "eval"
     (evaluation / "images").mkdir(parents=True)

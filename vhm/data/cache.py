@@ -102,7 +102,7 @@ def kept_file(name: str, make: Callable[[Path], None]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             for other in folder.iterdir():
-                if other.stat().st_mtime < time.time() - _KEEP:
+                if other.name != ".lock" and other.stat().st_mtime < time.time() - _KEEP:
                     other.unlink()
             beside = folder / f".{name}.partial"
             make(beside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -133,8 +134,9 @@ class Checker:
         length = sum(len(text) for _, text in turns)
         if length > self._max_text:
             raise RecordError("too_long", f"{length} characters of text, the limit is {self._max_text}")
+        pixels = _longest_side(record) if self._kind == "eval" else None
         for number, (speaker, text) in enumerate(turns):
-            check_turn(speaker, text, f"turn {number}")
+            check_turn(speaker, text, f"turn {number}", pixels)
             if speaker == "human" and lacks_options(text):
                 raise RecordError("no_options", f"turn {number} asks for a letter and lists no options")
         marked = sum(text.count(IMAGE_MARKER) for _, text in turns)
@@ -181,6 +183,13 @@ def _check_size(size: Any) -> None:
         raise RecordError("wrong_type", "'size' is not [width, height] in whole pixels")
     if whole and not all(1 <= v <= _MAX_SIDE for v in size):
         raise RecordError("image_size", f"the record says {size}: not a size that an image has")
+
+
+def _longest_side(record: Record) -> float:
+    """Of the size that the record tells; without one, coordinates have no limit."""
+    size = record.get("size")
+    whole = isinstance(size, list) and all(type(v) is int for v in size)
+    return max(size) if whole and size else math.inf
 
 
 def _told(text: str) -> str:

@@ -3,6 +3,7 @@ options where a letter is asked for, captions that describe.
 
 Coordinates are lists of numbers in brackets, in thousandths of the picture's sides, [0, 1000):
 a box is [x0, y0, x1, y1], a polygon [[x, y], …] or [x, y, x, y, …] of three points or more.
+Evaluation files write true boxes in pixels: there the picture's sides are the limit.
 """
 
 from __future__ import annotations
@@ -44,15 +45,18 @@ _LETTER = re.compile(
 _CHOICE = re.compile(r"\b(?:choose|select|pick) (?:\w+ ){0,3}(?:options?|choices)\b", re.IGNORECASE)
 _LISTED = re.compile(r"[:,;\n]|\bor\b")
 _LETTER_HINTS = ("letter", "option", "choice")
-_OPTION = re.compile(r"(?:^|[\s(\[])([A-H])[.):\]]")
+_OPTION = re.compile(r"(?:^|[\s(\[])([A-Ha-h])[.):\]]")
 _NUMBER = r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 _POINT = rf"\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]"
 _COORDINATES = re.compile(rf"\[\s*(?:{_POINT}\s*(?:,\s*)?)+\]|\[\s*(?:{_NUMBER}\s*,\s*)+{_NUMBER}\s*\]")
 _NO_NUMBER = re.compile(r"\[[^\[\]]{0,80}\b(?:nan|inf(?:inity)?)\b[^\[\]]{0,80}\]", re.IGNORECASE)
 
 
-def check_turn(speaker: str, text: str, where: str) -> None:
-    """Raise RecordError with the reason why a turn of the "human" or "gpt" cannot be learnt from."""
+def check_turn(speaker: str, text: str, where: str, pixels: float | None = None) -> None:
+    """Raise RecordError with the reason why a turn of the "human" or "gpt" cannot be learnt from.
+
+    `pixels` is the longest side of a picture in whose pixels coordinates may be; they are thousandths otherwise.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -67,7 +71,7 @@ def check_turn(speaker: str, text: str, where: str) -> None:
     if IMAGE_MARKER in text and IMAGE_MARKER in text.replace(IMAGE_MARKER, ""):
         raise RecordError("special_token", f"{where} holds nested image markers")
     if "[" in text:
-        _check_coordinates(text, where)
+        _check_coordinates(text, where, pixels)
 
 
 def is_refusal(text: str) -> bool:
@@ -96,7 +100,7 @@ def _any_in(hints: tuple[str, ...], text: str) -> bool:
     return False
 
 
-def _check_coordinates(text: str, where: str) -> None:
+def _check_coordinates(text: str, where: str, pixels: float | None) -> None:
     if _NO_NUMBER.search(text):
         raise RecordError("bad_number", f"{where} holds coordinates that are no numbers")
     for found in _COORDINATES.findall(text):
@@ -109,12 +113,14 @@ def _check_coordinates(text: str, where: str) -> None:
             wrong = "a polygon has three points or more"
         elif not points and (len(numbers) < 6 or len(numbers) % 2):
             continue  # some other list of numbers
-        wrong = wrong or _wrong_with(numbers)
+        wrong = wrong or _wrong_with(numbers, pixels)
         if wrong:
             raise RecordError("bad_number", f"{where} holds {found[:60]}: {wrong}")
 
 
-def _wrong_with(numbers: list[float]) -> str | None:
+def _wrong_with(numbers: list[float], pixels: float | None) -> str | None:
+    if pixels is not None:
+        return None if all(0 <= v <= max(pixels, 1000) for v in numbers) else f"the picture has {pixels} pixels a side"
     if not all(0 <= v < 1000 for v in numbers):
         return "expected thousandths in [0, 1000)"
     if max(numbers) <= 1 and any(v != int(v) for v in numbers):
