@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from terrain import terrain
 
-from vhm.data.contamination import LeakFinder, fingerprint, load_finder, save_fingerprints
+from vhm.data.contamination import MAX_DISTANCE, HashIndex, LeakFinder, fingerprint, load_finder, save_fingerprints
 
 DRAW = np.random.default_rng(5)
 
@@ -72,6 +72,28 @@ def test_a_changed_picture_is_found(change: str, pictures: list[Image.Image], fi
     found = [finder.find(fingerprint(jpeg(CHANGES[change](picture), 75))) for picture in pictures]
     assert sum(name == str(n) for n, name in enumerate(found)) >= 29
     assert all(name in (None, str(n)) for n, name in enumerate(found))
+
+
+def near(hashes: np.ndarray, bits: int, seed: int) -> np.ndarray:
+    """Each hash with that many bits of it changed."""
+    draw = np.random.default_rng(seed)
+    flips = [sum(1 << int(bit) for bit in draw.choice(64, bits, replace=False)) for _ in hashes]
+    return hashes ^ np.array(flips, np.uint64)
+
+
+def test_near_hashes_are_found_as_by_looking_at_all() -> None:
+    kept = np.random.default_rng(0).integers(0, 2**64, 3000, dtype=np.uint64)
+    kept = np.concatenate([kept, *(near(kept[:50], bits, bits) for bits in range(8, 15))])
+    wanted = kept[:50]
+    distances = np.bitwise_count(wanted[:, None] ^ kept[None, :])
+    expected = [(int(distances[i, j]), int(i), int(j)) for i, j in np.argwhere(distances <= MAX_DISTANCE)]
+    assert list(HashIndex([kept[:2000], kept[2000:]]).find(wanted)) == [(i, j) for _, i, j in sorted(expected)]
+
+
+def test_the_nearest_is_found_among_too_many() -> None:
+    wanted = np.array([0x0123456789ABCDEF], np.uint64)
+    kept = np.concatenate([near(np.repeat(wanted, 25_000), 6, 1), near(wanted, 2, 2)])
+    assert next(HashIndex([kept]).find(wanted)) == (0, 25_000)
 
 
 def test_bytes_are_enough(pictures: list[Image.Image]) -> None:

@@ -170,7 +170,11 @@ class HashIndex:
     def find(self, hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
         """(which of `hashes`, place of a hash near it), the nearest first."""
         found = np.empty(_MOST, np.int64)
-        count = _probe(self._hashes, self._order, self._starts, self._present, hashes, _flips(), MAX_DISTANCE, found)
+        tables = (self._hashes, self._order, self._starts, self._present)
+        for limit in range(MAX_DISTANCE, -1, -1):
+            count = _probe(*tables, hashes, _flips(), limit, found)
+            if count < _MOST:  # else the nearest may be among those that had no room
+                break
         for one in np.unique(found[:count]):  # a near hash shares several words
             yield int(one) >> 32 & 0xFFFF, int(one) & 0xFFFFFFFF
 
@@ -203,9 +207,11 @@ def _probe(hashes: Any, order: Any, starts: Any, present: Any, wanted: Any, flip
                     differ = (differ & fours) + (differ >> np.uint64(2) & fours)
                     differ = (differ + (differ >> np.uint64(4))) & bytes_
                     bits = np.int64(differ * ones >> np.uint64(56))
-                    if bits <= limit and count < len(found):
+                    if bits <= limit:
                         found[count] = bits << 48 | which << 32 | place
                         count += 1
+                        if count == len(found):
+                            return count
     return count
 
 
