@@ -105,18 +105,14 @@ def _decode(
         pixels = _jpeg(content, image.size, at_least)
         if pixels is not None:
             return pixels
-    if image.format == "TIFF" and (_is_deep(image, content) or (_orientation(image) != 1 and not orient)):
-        turn = _orientation(image) if orient else 1
-        image = Image.fromarray(_raster(content, where, limits, None))
-        image.getexif()[_ORIENTATION] = turn
+    if image.format == "TIFF" and (_is_deep(image, content) or _is_turned_on_load(image, orient)):
+        image = _read_again(image, content, where, limits)
     try:
         image.load()
     except Exception as error:
         raise ImageError("image_truncated", f"{where} cannot be decoded ({type(error).__name__})") from None
     if image.format == "PNG" and _is_deep(image, content):  # it is whole: Pillow has checked its sums
-        turn = _orientation(image)
-        image = Image.fromarray(_raster(content, where, limits, None))
-        image.getexif()[_ORIENTATION] = turn
+        image = _read_again(image, content, where, limits)
     if orient:
         image = ImageOps.exif_transpose(image)
     try:
@@ -132,8 +128,18 @@ def _is_deep(image: Image, content: bytes) -> bool:
     return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) > 8  # type: ignore[attr-defined]
 
 
-def _orientation(image: Image) -> int:
-    return int(image.getexif().get(_ORIENTATION, 1))
+def _is_turned_on_load(image: Image, orient: bool) -> bool:
+    """Whether Pillow would turn a TIFF that is to stay as it is stored."""
+    return not orient and image.mode in ("L", "RGB", "RGBA") and image.getexif().get(_ORIENTATION, 1) != 1
+
+
+def _read_again(image: Image, content: bytes, where: str, limits: Limits) -> Image:
+    """The picture as rasterio reads it; it keeps its orientation, which nobody has applied yet."""
+    from PIL.Image import fromarray
+
+    again = fromarray(_raster(content, where, limits, None))
+    again.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+    return again
 
 
 def _jpeg(content: bytes, size: tuple[int, int], at_least: int | None) -> NDArray[np.uint8] | None:
