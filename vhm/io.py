@@ -183,13 +183,15 @@ def sha256_file(path: Path) -> str:
 def sha256_tree(root: Path, skip: frozenset[str] = frozenset()) -> str:
     """One hash over the names and contents of all files below `root` (or of the file `root`).
 
-    Files whose name is in `skip` do not count.
+    Files and folders whose name is in `skip` do not count.
     """
     if root.is_file():
         return sha256_file(root)
     if not root.is_dir():
         raise InputError(f"{root} does not exist")
     digest = hashlib.sha256()
-    for path in sorted(p for p in root.rglob("*") if p.is_file() and p.name not in skip):
-        digest.update(f"{path.relative_to(root).as_posix()}\0{sha256_file(path)}\n".encode())
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        name = path.relative_to(root)
+        if not skip.intersection(name.parts):
+            digest.update(f"{name.as_posix()}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()

@@ -131,8 +131,8 @@ def code_version() -> str:
 
 
 def code_hash(package: Path = Path(__file__).parent) -> str:
-    """A content hash of the package's own source files."""
-    return sha256_tree(package, skip=frozenset(path.name for path in package.rglob("*.pyc")))
+    """A content hash of the package's own files; what Python and numba compile of them on first use are none."""
+    return sha256_tree(package, skip=frozenset({"__pycache__"}))
 
 
 def environment_hash() -> str:

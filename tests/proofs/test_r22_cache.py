@@ -37,6 +37,11 @@ def test_any_change_misses(proof, cut: Path, tmp_path: Path, monkeypatch: pytest
     shutil.copytree(cut, data)
     shutil.copytree(ROOT / "vhm", package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr("pipelines.run.code_hash", lambda: code_hash(package))
+    before = code_hash(package)
+    for compiled in ("__pycache__/io.cpython-311.pyc", "data/__pycache__/resize._filter_rows-87.py311.nbi"):
+        (package / compiled).parent.mkdir(exist_ok=True)
+        (package / compiled).write_bytes(b"compiled on first use")
+    assert code_hash(package) == before
     files = {
         "data": sorted(p for p in data.rglob("*") if p.is_file() and p.stat().st_size),
         "code": sorted(p for p in package.rglob("*.py") if p.stat().st_size),
