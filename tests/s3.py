@@ -38,6 +38,18 @@ class SeaweedFS:
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> SeaweedFS:
+        for left in (2, 1, 0):  # somebody may take a port between our choice and its use
+            try:
+                return self._start()
+            except RuntimeError:
+                self.__exit__()
+                shutil.rmtree(self._folder / "data")
+                self.port = free_port()
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _start(self) -> SeaweedFS:
         weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or "weed"
         keys = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
         identity = {"name": "test", "credentials": keys, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
