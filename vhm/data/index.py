@@ -121,8 +121,8 @@ class IndexWriter:
         rows = rows.select(self._schema.names).cast(self._schema)
         for batch in rows.to_batches() if hasattr(rows, "to_batches") else [rows]:
             record, number = batch.columns
-            ends = np.frombuffer(record.buffers()[1], np.int64)[record.offset : record.offset + len(record) + 1]
-            if len(batch):
+            if len(batch):  # an empty one may have no buffers
+                ends = np.frombuffer(record.buffers()[1], np.int64)[record.offset : record.offset + len(record) + 1]
                 self._hashes[0].update(memoryview(record.buffers()[2])[ends[0] : ends[-1]])
                 self._hashes[1].update(_numbers(number).tobytes())
             self._writer.write_batch(batch)
