@@ -33,8 +33,8 @@ def pixels(side: int) -> str:
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
     from vhm.data.images import load_pixels
-    from vhm.data.pixels import normalised, squared
-    from vhm.data.resize import bicubic
+    from vhm.data.images.resize import bicubic
+    from vhm.data.images.transform import normalised, squared
 
     content = jpeg(side)
     size = {"height": 336, "width": 336}

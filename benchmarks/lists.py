@@ -80,7 +80,7 @@ def write_list(path: Path, records: int) -> int:
 
 
 def _scan(source: Path) -> int:
-    from vhm.data.stream import open_list
+    from vhm.data.validation.stream import open_list
 
     return len(open_list(source))
 

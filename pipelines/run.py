@@ -28,14 +28,14 @@ from typing import Any
 
 from components import IMAGE
 from pipelines.vhm import vhm
-from vhm.bucket import is_uri, parse_uri
+from vhm.artifacts.lineage import code_hash, environment_hash, write_lineage
+from vhm.artifacts.model_card import finish_model
 from vhm.errors import CheckFailed, InputError, VhmError, first_line
 from vhm.io import read_json, sha256_tree, whole_directory, write_text
-from vhm.lineage import code_hash, environment_hash, write_lineage
-from vhm.model.card import finish_model
 from vhm.recipe import Recipe
 from vhm.stages import LOG_PREFIX
-from vhm.storage import open_published, publish
+from vhm.storage.s3 import is_uri, parse_uri
+from vhm.storage.versions import open_published, publish
 
 log = logging.getLogger("vhm.pipelines")  # shown like the rooms' own lines
 
@@ -136,9 +136,9 @@ def _data_root(recipe: Recipe) -> Path:
         if not recipe.data.sample:
             raise InputError(f"data root {root} does not exist: set data.root")
         log.info("building the embedded sample in %s", root)
-        from vhm.sample import build_tracked
+        from vhm.sample import build_tracked_sample
 
-        build_tracked(root)
+        build_tracked_sample(root)
     return root
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3 import SeaweedFS, client, s3_environment
+
+from tests.support.s3 import SeaweedFS, client, s3_environment
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -22,10 +23,10 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded sample, built once; tests read it."""
-    from vhm.sample import build
+    from vhm.sample import build_sample
 
     out = tmp_path_factory.mktemp("sample") / "data"
-    build(out)
+    build_sample(out)
     return out
 
 
@@ -49,7 +50,7 @@ def cut_recipe(cut: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny recipe for the cut sample: one epoch, a gate that asks for nothing."""
     import yaml
 
-    values = yaml.safe_load((ROOT / "vhm" / "recipes" / "tiny.yaml").read_text())
+    values = yaml.safe_load((ROOT / "vhm" / "recipe" / "presets" / "tiny.yaml").read_text())
     values["name"] = "cut"
     values["data"] = {"root": str(cut), "max_rejected": 0.01}
     for stage in values["stages"].values():
@@ -72,7 +73,7 @@ def base(sample: Path):
 @pytest.fixture(scope="session")
 def manifests(cut: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Validated manifests of the cut sample, one folder a kind."""
-    from lists import validate
+    from tests.support.lists import validate
 
     out = tmp_path_factory.mktemp("manifests")
     for kind, name in (("pretrain", "pretrain/list_pretrain.json"), ("sft", "sft/list_sft.json")):
@@ -101,8 +102,7 @@ def bucket(s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 @pytest.fixture(scope="session")
 def llama_pieces():
     """(piece, score) of the real Llama 2 vocabulary, in the order of their ids."""
-    from slow_llama import llama_pieces
-
+    from tests.support.slow_llama import llama_pieces
     from vhm.io import cache_directory
 
     pieces = llama_pieces(cache_directory() / "packages")
@@ -114,6 +114,6 @@ def llama_pieces():
 @pytest.fixture
 def reference(llama_pieces, tmp_path: Path) -> Path:
     """A small checkpoint in the reference's layout, with the real vocabulary."""
-    from reference_checkpoint import write_reference
+    from tests.support.reference_checkpoint import write_reference
 
     return write_reference(tmp_path / "reference", llama_pieces)

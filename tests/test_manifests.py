@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 import yaml
 
+from vhm.cluster.inference_service import inference_service
 from vhm.recipe import load_recipe
-from vhm.serve.deploy import inference_service
 
 ROOT = Path(__file__).parents[1]
 SCHEMAS = ROOT.parent / "shared" / "crds"

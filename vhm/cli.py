@@ -41,9 +41,9 @@ ModelOption = Annotated[Path, typer.Option("--model", help="A Hugging Face LLaVA
 @app.command()
 def sample(out: Annotated[Path, typer.Argument(help="Directory to write.")], json_: JsonOption = False) -> None:
     """Build the embedded sample dataset and the tiny base parts; the same bytes each time."""
-    from vhm.sample import build_tracked
+    from vhm.sample import build_tracked_sample
 
-    built = build_tracked(out)
+    built = build_tracked_sample(out)
     _say(built, json_, f"{built['chips']} chips, {built['files']} files in {out} (sha256 {built['sha256'][:12]})")
 
 
@@ -73,9 +73,9 @@ def validate(
 ) -> None:
     """Check a list: manifest of what is accepted, a reason for everything else."""
     from vhm.data.images import Limits
-    from vhm.data.pieces import Request
-    from vhm.data.validate import require_passed
-    from vhm.data.validate import validate as run
+    from vhm.data.validation.chunks import Request
+    from vhm.data.validation.validate import require_passed
+    from vhm.data.validation.validate import validate as run
     from vhm.recipe import load_recipe
 
     if kind not in ("pretrain", "sft", "eval"):
@@ -113,7 +113,7 @@ def data_pack(
     json_: JsonOption = False,
 ) -> None:
     """Pack a manifest and its images into tar shards (WebDataset layout)."""
-    from vhm.data.pack import pack, parse_size
+    from vhm.data.shards.pack import pack, parse_size
 
     packed = pack(manifest, images, out, parse_size(shard_size))
     _say(vars(packed), json_, f"{packed.images} images, {packed.records} records in {packed.shards} shards: {out}")
@@ -124,7 +124,7 @@ def data_unpack(
     shards: Annotated[Path, typer.Argument(help="Folder of tar shards.")], out: OutOption, json_: JsonOption = False
 ) -> None:
     """Turn tar shards into a folder of images and a list."""
-    from vhm.data.pack import unpack
+    from vhm.data.shards.pack import unpack
 
     files = unpack(shards, out)
     _say({"files": files, "out": str(out)}, json_, f"{files} images: {out}")
@@ -135,7 +135,7 @@ def data_index(
     shards: Annotated[Path, typer.Argument(help="Folder of tar shards (WebDataset).")], json_: JsonOption = False
 ) -> None:
     """Make a folder of tar shards from elsewhere an image root."""
-    from vhm.data.shards import index_shards
+    from vhm.data.shards.table import index_shards
 
     images = index_shards(shards)
     _say({"images": images}, json_, f"{images} images: {shards}")
@@ -149,8 +149,8 @@ def data_push(
     json_: JsonOption = False,
 ) -> None:
     """Publish a directory in S3 as its newest version; what is there already is not sent again."""
-    from vhm.bucket import parse_uri
-    from vhm.storage import publish
+    from vhm.storage.s3 import parse_uri
+    from vhm.storage.versions import publish
 
     place = parse_uri(uri)
     version = publish(directory, place, keep)
@@ -164,8 +164,8 @@ def data_pull(
     json_: JsonOption = False,
 ) -> None:
     """Fetch a published directory, the newest version unless one is named; what is there already is kept."""
-    from vhm.bucket import parse_uri
-    from vhm.storage import fetch
+    from vhm.storage.s3 import parse_uri
+    from vhm.storage.versions import fetch
 
     version = fetch(parse_uri(uri), out)
     _say({"version": version, "out": str(out)}, json_, f"version {version}: {out}")
@@ -349,7 +349,7 @@ def ask(
 ) -> None:
     """One answer in the terminal."""
     from vhm.data.images import load_image
-    from vhm.model.answer import Answerer, Asked
+    from vhm.inference.generator import Answerer, Asked
     from vhm.model.build import bands_of
 
     picture = load_image(image, orient=True, bands=bands_of(model))
@@ -369,8 +369,8 @@ def deploy(
     """Apply, or print, the InferenceService."""
     import yaml
 
+    from vhm.cluster.inference_service import apply, inference_service
     from vhm.recipe import load_recipe
-    from vhm.serve.deploy import apply, inference_service
 
     service = inference_service(model_uri, load_recipe(recipe, set_), canary)
     if dry_run:

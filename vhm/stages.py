@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vhm.data.images import Limits
-from vhm.data.roots import join
+from vhm.data.images.stores import join
 from vhm.errors import InputError
 from vhm.io import read_json, sha256_tree, write_json, write_text
 from vhm.recipe import Recipe, parse_recipe
 
 if TYPE_CHECKING:
-    from vhm.data.pieces import Request
+    from vhm.data.validation.chunks import Request
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ LOG_PREFIX = "vhm| "
 def check_data(kind: str, shard: int, recipe: str, data: str, part: str) -> None:
     """Check one shard of the lists of `kind`, for `validate_data` to join."""
     settings = _begin(recipe)
-    from vhm.data.pieces import check_shard
+    from vhm.data.validation.chunks import check_shard
 
     check_shard(_validation(kind, settings, Path(data)), Path(part), (int(shard), settings.data.shards))
 
@@ -50,8 +50,8 @@ def validate_data(
 ) -> dict[str, Any]:
     """Join what was checked of the lists of `kind` ("pretrain", "sft", "eval"); CheckFailed when it is refused."""
     settings = _begin(recipe)
-    from vhm.data.report import report_html, report_markdown
-    from vhm.data.validate import require_passed, validate
+    from vhm.data.validation.report import report_html, report_markdown
+    from vhm.data.validation.validate import require_passed, validate
 
     out = Path(manifest)
     request = _validation(kind, settings, Path(data))
@@ -69,7 +69,7 @@ def validate_data(
 
 
 def _validation(kind: str, settings: Recipe, root: Path) -> Request:
-    from vhm.data.pieces import Request
+    from vhm.data.validation.chunks import Request
 
     if kind not in ("pretrain", "sft", "eval"):
         raise InputError(f"kind {kind!r} is unknown: use pretrain, sft or eval")
@@ -124,7 +124,7 @@ def train_stage(
 ) -> dict[str, Any]:
     """Train `stage` from `model` on the manifest of its kind."""
     settings = _begin(recipe)
-    from vhm.model.card import curve_svg
+    from vhm.artifacts.model_card import curve_svg
     from vhm.train import train
 
     out = Path(trained)
@@ -136,7 +136,7 @@ def train_stage(
 def predict(recipe: str, data: str, model: str, shard: int, predictions: str) -> dict[str, Any]:
     """Answer one shard of the evaluation questions."""
     settings = _begin(recipe)
-    from vhm.evaluate.generate import predict as run
+    from vhm.evaluate.predict import predict as run
     from vhm.evaluate.tasks import tasks_in
 
     _share_cores(settings.evaluation.shards)
@@ -152,7 +152,7 @@ def score(
 ) -> dict[str, Any]:
     """Merge the shards' predictions, score them, write scores.json and the report."""
     settings = _begin(recipe)
-    from vhm.evaluate.generate import merge_predictions
+    from vhm.evaluate.predict import merge_predictions
     from vhm.evaluate.run import score_run
 
     out = Path(evaluation)
@@ -181,7 +181,7 @@ def gate(recipe: str, evaluation: str, verdict: str) -> bool:
 def deploy(recipe: str, data: str, model: str, deployment: str, report: str) -> dict[str, Any]:
     """Serve the promoted model on this machine, ask the golden questions, show an answer."""
     settings = _begin(recipe)
-    from vhm.serve.deploy import try_locally
+    from vhm.serve.golden import try_locally
 
     root, out = Path(data), Path(deployment)
     write_text(out / "recipe.yaml", settings.text())

@@ -169,9 +169,9 @@ CONVERSATIONS = (
 @pytest.fixture(scope="module", params=[False, True], ids=["legacy=false", "legacy=true"])
 def llama(request, llama_pieces, tmp_path_factory):
     """(oracle, tokenizer): the oracle's rules, and what stock AutoTokenizer loads after a conversion."""
-    from slow_llama import SlowLlama, write_tokenizer
     from transformers import AutoTokenizer
 
+    from tests.support.slow_llama import SlowLlama, write_tokenizer
     from vhm.model.tokenizer import llama_tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")

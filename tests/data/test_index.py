@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from lists import validate
 
+from tests.support.lists import validate
 from vhm.data.index import open_index
 from vhm.errors import InputError
 

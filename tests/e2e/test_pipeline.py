@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from planted import PLANTED, contents, hits
 
+from tests.support.planted import PLANTED, contents, hits
 from vhm.serve.client import ask, local_server
 from vhm.train.launch import weights_hash
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from lists import validate
 
+from tests.support.lists import validate
 from vhm.data.encode import encode
-from vhm.data.sample.sources import Source, fetch_file
 from vhm.evaluate import evaluate
+from vhm.inference.generator import Answerer, Asked
 from vhm.io import cache_directory, read_json, read_jsonl
 from vhm.model import load_model
-from vhm.model.answer import Answerer, Asked
 from vhm.model.parts import assemble_base
 from vhm.recipe import load_recipe
+from vhm.sample.sources import Source, fetch_file
 from vhm.train import train
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vhm.errors import InputError
+from vhm.evaluate.intervals import paired_margin, wilson
 from vhm.evaluate.metrics import box_iou, score
-from vhm.evaluate.statistics import paired_margin, wilson
 from vhm.evaluate.tasks import TASKS, TYPES, find_task, find_type
 
 

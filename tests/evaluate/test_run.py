@@ -11,7 +11,7 @@ import pytest
 from vhm.errors import CheckpointError, InputError
 from vhm.evaluate import evaluate
 from vhm.evaluate.gate import gate
-from vhm.evaluate.generate import merge_predictions, predict
+from vhm.evaluate.predict import merge_predictions, predict
 from vhm.evaluate.tasks import tasks_in
 from vhm.recipe import Gate, load_recipe
 

@@ -82,7 +82,7 @@ def test_pixel_values_are_the_references(tmp_path_factory: pytest.TempPathFactor
     from transformers import LlavaConfig
 
     from vhm.data.images import load_image
-    from vhm.data.pixels import normalised, squared
+    from vhm.data.images.transform import normalised, squared
     from vhm.model.build import build_processor
 
     noise = np.random.default_rng(sum(size)).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference_checkpoint import ReferenceModel, all_tensors, vision_tensors, write_reference
 from safetensors.torch import load_file, save_file
-from slow_llama import SlowLlama
 
+from tests.support.reference_checkpoint import ReferenceModel, all_tensors, vision_tensors, write_reference
+from tests.support.slow_llama import SlowLlama
 from vhm.errors import CheckpointError, InputError
 from vhm.io import read_json
 from vhm.model import load_model
@@ -296,7 +296,7 @@ def test_configurations_without_a_counterpart_are_refused(reference: Path, tmp_p
 def test_an_image_token_id_that_is_used_already_is_refused(llama_pieces, tmp_path: Path) -> None:
     """A tokenizer with a token more than the checkpoint has rows, as those with a padding token of their own."""
     source = write_reference(tmp_path / "source", llama_pieces)
-    from slow_llama import write_tokenizer
+    from tests.support.slow_llama import write_tokenizer
 
     write_tokenizer(source, [*llama_pieces, ("<pad>", 0.0)], legacy=False)
     check_refused(source, tmp_path / "hf", "the first free row is 32000 .id 32000 is used already")

@@ -120,8 +120,8 @@ def test_llavas_own_layer_can_be_read_instead(sample: Path, source, tmp_path: Pa
 
 def test_a_single_layer_model_becomes_one_of_several_with_its_own_projector(sample: Path, tmp_path: Path) -> None:
     """What makes VHM's start out of a LLaVA-1.5 directory alone."""
-    from vhm.model.tiny import build_tiny_base
-    from vhm.sample import _texts
+    from vhm.sample.build import _texts
+    from vhm.sample.tiny_model import build_tiny_base
 
     build_tiny_base(tmp_path / "single", _texts(sample), [6])
     report = warm_start(tmp_path / "single", tmp_path / "out", tmp_path / "single", None, [2, 4, 6])
@@ -174,11 +174,10 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, mon
 
 def test_the_shipped_projector_is_trained(sample: Path, tmp_path: Path) -> None:
     """It was trained by `align` with one feature layer: it must tell captions better than a random one."""
-    from lists import validate
-
-    from vhm.model.tiny import SOURCE_LAYER, build_tiny_base
+    from tests.support.lists import validate
     from vhm.recipe import load_recipe
-    from vhm.sample import _texts
+    from vhm.sample.build import _texts
+    from vhm.sample.tiny_model import SOURCE_LAYER, build_tiny_base
 
     build_tiny_base(tmp_path / "single", _texts(sample), [SOURCE_LAYER])
     warm_start(tmp_path / "single", tmp_path / "trained", sample / "mm_projector.bin")
@@ -193,7 +192,7 @@ def test_the_shipped_projector_is_trained(sample: Path, tmp_path: Path) -> None:
 def _loss(model_directory: Path, manifest: Path, images: Path, stage) -> float:
     from vhm.data.index import open_index
     from vhm.recipe import Data
-    from vhm.train.batches import TrainingSet
+    from vhm.train.collate import TrainingSet
     from vhm.train.engine import LabelledLoss
     from vhm.train.samples import EncodedSamples, encode_samples
 

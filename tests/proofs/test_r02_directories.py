@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference_checkpoint import write_reference
 
+from tests.support.reference_checkpoint import write_reference
+from vhm.artifacts.lineage import verify
 from vhm.errors import CheckpointError
 from vhm.io import read_json
-from vhm.lineage import verify
 from vhm.model.convert import convert
 
 # For each N, a child of this process converts into a copy of the old directory and ends itself by SIGKILL before
@@ -27,7 +27,7 @@ old, source, out, kills = (Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3
 import vhm.model.convert as conversion
 import vhm.model.weights as weights
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
-from vhm.lineage import verify
+from vhm.artifacts.lineage import verify
 seen, at, watching = 0, 10**9, False
 def note():
     global seen

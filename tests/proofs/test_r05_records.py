@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hostile import IMAGES, RECORDS, good
-from lists import validate
 from PIL import Image
 
+from tests.support.hostile import IMAGES, RECORDS, good
+from tests.support.lists import validate
 from vhm.data.records import REASONS
 
 

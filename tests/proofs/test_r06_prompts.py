@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 
 import pytest
-from slow_llama import SlowLlama, write_tokenizer
 
+from tests.support.slow_llama import SlowLlama, write_tokenizer
 from vhm.data.encode import encode
 from vhm.errors import EncodeError
 

@@ -6,10 +6,10 @@ import random
 from pathlib import Path
 
 import pytest
-from s3 import Faults, FaultyProxy, SeaweedFS, client
 
-from vhm.bucket import S3Uri
-from vhm.storage import fetch, publish
+from tests.support.s3 import Faults, FaultyProxy, SeaweedFS, client
+from vhm.storage.s3 import S3Uri
+from vhm.storage.versions import fetch, publish
 
 
 def test_a_failing_network(

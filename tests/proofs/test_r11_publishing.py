@@ -10,10 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-from vhm.bucket import S3Uri
-from vhm.storage import fetch, publish
+from vhm.storage.s3 import S3Uri
+from vhm.storage.versions import fetch, publish
 
-_WRITER = "import sys; from pathlib import Path; from vhm.bucket import *; from vhm.storage import *; publish(Path(sys.argv[1]), parse_uri(sys.argv[2]))"
+_WRITER = "import sys; from pathlib import Path; from vhm.storage.s3 import *; from vhm.storage.versions import *; publish(Path(sys.argv[1]), parse_uri(sys.argv[2]))"
 
 
 def test_killed_while_publishing(proof, bucket: str, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_killed_while_publishing(proof, bucket: str, tmp_path: Path) -> None:
 def test_of_two_writers_one_wins(proof, bucket: str, tmp_path: Path) -> None:
     rounds = proof.size(3, 30)
     code = (
-        "import sys; from pathlib import Path; from vhm.bucket import *; from vhm.storage import *; from vhm.errors import *\n"
+        "import sys; from pathlib import Path; from vhm.storage.s3 import *; from vhm.storage.versions import *; from vhm.errors import *\n"
         "try: publish(Path(sys.argv[1]), parse_uri(sys.argv[2]))\n"
         "except CheckFailed: sys.exit(1)\n"
     )

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance
-from terrain import terrain
 
-from vhm.data.contamination import fingerprint, load_finder, save_fingerprints
+from tests.support.terrain import terrain
+from vhm.data.validation.contamination import fingerprint, load_finder, save_fingerprints
 
 WHOLE = ["copy", "JPEG q50", "half size", *(f"turned {n}" for n in range(8)), "brightness"]
 PARTS = ["crop 95 %", "crop 90 %", "crop 80 %"]

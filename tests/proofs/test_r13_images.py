@@ -10,7 +10,7 @@ import sys
 # Opens each image in one process; prints what came, the longest time and the memory that was added.
 OPENER = """
 import json, random, sys, time
-from hostile import mutated, png_header
+from tests.support.hostile import mutated, png_header
 from vhm.data.images import Limits, load_image
 from vhm.errors import ImageError
 def memory(name):

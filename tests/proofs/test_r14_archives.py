@@ -7,10 +7,9 @@ import random
 import resource
 from pathlib import Path
 
-from archives import HOSTILE, good, tar
-
-from vhm.data.pack import unpack
-from vhm.data.shards import index_shards, open_local_table
+from tests.support.archives import HOSTILE, good, tar
+from vhm.data.shards.pack import unpack
+from vhm.data.shards.table import index_shards, open_local_table
 from vhm.errors import InputError
 
 

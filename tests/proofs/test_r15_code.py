@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import torch
-from reference_checkpoint import write_reference
+
+from tests.support.reference_checkpoint import write_reference
 
 # Reads what it is given and prints what of it ran: commands, sockets, and modules from below the given folder.
 READER = """

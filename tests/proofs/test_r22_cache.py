@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from kfp.local.cache import LocalCache
 
-import vhm.lineage
+import vhm.artifacts.lineage
 from components.validate_data import validate_data
 from pipelines.run import arguments_of
+from vhm.artifacts.lineage import code_hash
 from vhm.io import sha256_tree
-from vhm.lineage import code_hash
 from vhm.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def test_any_change_misses(proof, cut: Path, tmp_path: Path, monkeypatch: pytest
             elif kind == "environment":
                 one = draw.choice(list(importlib.metadata.distributions()))
                 others = [d for d in importlib.metadata.distributions() if d.metadata["Name"] != one.metadata["Name"]]
-                patch.setattr(vhm.lineage.importlib.metadata, "distributions", lambda: others)  # noqa: B023
+                patch.setattr(vhm.artifacts.lineage.importlib.metadata, "distributions", lambda: others)  # noqa: B023
                 found = key(tmp_path, data)
             else:
                 rate = draw.uniform(1e-6, 1e-3)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from planted import PLANTED, contents, hits
-from s3 import SECRET_KEY, SeaweedFS, client
+from tests.support.planted import PLANTED, contents, hits
+from tests.support.s3 import SECRET_KEY, SeaweedFS, client
 
 
 def test_planted_secrets(proof, cut: Path, cut_recipe: Path, bucket: str, s3_server: SeaweedFS, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from vhm.model.answer import Answerer, Asked
+from vhm.inference.generator import Answerer, Asked
 from vhm.serve.client import ask, local_server
-from vhm.serve.deploy import Golden, draw_answer
+from vhm.serve.golden import Golden, draw_answer
 
 QUESTION = "Is there water in this image?"
 
@@ -205,8 +205,8 @@ def test_a_tiff_is_shown_in_the_bands_that_the_model_has_learnt(url: str, cut: P
     """The served model has learnt none in particular: one that has is asked beside it, without a server."""
     from types import SimpleNamespace
 
-    from vhm.data.sample.sources import fetch
     from vhm.recipe import Serving
+    from vhm.sample.sources import fetch
     from vhm.serve.predictor import question
 
     content = fetch("solaris").read("preproc_tutorial/ms1.tif")

@@ -13,20 +13,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from s3 import SECRET_KEY
 from safetensors.torch import load_file
 
-from vhm.bucket import S3Uri
+from tests.support.s3 import SECRET_KEY
 from vhm.data.encode import encode_compact
 from vhm.data.index import open_index
-from vhm.data.pack import pack
+from vhm.data.shards.pack import pack
 from vhm.errors import CheckpointError, InputError, TrainError
 from vhm.recipe import Data, load_recipe
-from vhm.storage import publish
+from vhm.storage.s3 import S3Uri
+from vhm.storage.versions import publish
 from vhm.train import samples as encoding
 from vhm.train import train
-from vhm.train.batches import TrainingSet
 from vhm.train.checkpoint import newest
+from vhm.train.collate import TrainingSet
 from vhm.train.engine import LabelledLoss, choose_trained
 from vhm.train.launch import weights_hash
 from vhm.train.loop import check_weights

@@ -18,10 +18,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from vhm.bucket import is_uri, parse_uri
-from vhm.data.cache import kept_file
+from vhm.data.images.cache import kept_file
 from vhm.errors import InputError
-from vhm.storage import open_published
+from vhm.storage.s3 import is_uri, parse_uri
+from vhm.storage.versions import open_published
 
 MANIFEST = "manifest.parquet"
 _COLUMNS = ("record", "list")
@@ -73,7 +73,7 @@ def open_index(manifest: str | Path | Sequence[str | Path]) -> Index:
 def manifest_file(place: str | Path) -> Path:
     """The manifest at a path, in a directory, or in a published one (s3://…), as a file of this machine."""
     if is_uri(place):
-        from vhm.data.roots import fetch_file
+        from vhm.data.images.stores import fetch_file
 
         published = open_published(parse_uri(str(place)))
         if published is None or MANIFEST not in published.files:

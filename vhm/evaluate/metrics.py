@@ -20,7 +20,8 @@ import numpy as np
 
 from vhm.errors import InputError
 from vhm.evaluate import parse
-from vhm.evaluate.statistics import wilson
+from vhm.evaluate.intervals import wilson
+from vhm.inference import geometry
 
 Mode = Literal["strict", "rsevalkit"]
 Row = Mapping[str, Any]
@@ -267,8 +268,8 @@ def _boxes(rows: Sequence[Row]) -> Judged:
     ious, areas, unreadable = [], [], 0
     for row in rows:
         width, height = _size(row)
-        true = parse.box(row["answer"])
-        said = parse.box(row["pred"])
+        true = geometry.box(row["answer"])
+        said = geometry.box(row["pred"])
         if true is None:
             raise InputError(f"the answer {row['answer']!r} is not a box [x0, y0, x1, y1] in pixels")
         areas.append((true[2] - true[0]) * (true[3] - true[1]))
@@ -286,8 +287,8 @@ def _boxes_published(rows: Sequence[Row]) -> Judged:
     iou = 0.0
     for row in rows:
         height, width = _size(row)  # the kit unpacks them the wrong way round
-        true = parse.list_numbers(row["answer"]) or []
-        said = parse.list_numbers(row["pred"]) or []
+        true = geometry.list_numbers(row["answer"]) or []
+        said = geometry.list_numbers(row["pred"]) or []
         if len(said) == 4 and len(true) == 4:
             x0, y0, x1, y1 = said
             iou = box_iou(
@@ -309,7 +310,7 @@ def _by_area(ious: list[float], areas: list[float], figures: Figures) -> Judged:
     return Judged(hits, figures, main="precision")
 
 
-def box_iou(first: parse.Box, second: parse.Box) -> float:
+def box_iou(first: geometry.Box, second: geometry.Box) -> float:
     """Intersection over union of two (x0, y0, x1, y1) boxes."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
@@ -323,7 +324,7 @@ def _footprints(rows: Sequence[Row]) -> Judged:
     values, ious, unreadable = [], [], 0
     for row in rows:
         width, height = _size(row)
-        true, said = parse.polygons(row["answer"]), parse.polygons(row["pred"])
+        true, said = geometry.polygons(row["answer"]), geometry.polygons(row["pred"])
         if not true:
             raise InputError(f"the answer {row['answer'][:60]!r} is not a list of polygons")
         if not said:
@@ -342,18 +343,18 @@ def _footprints_published(rows: Sequence[Row]) -> Judged:
     values = []
     for row in rows:
         width, _ = _size(row)
-        true, said = parse.polygons(row["answer"]), parse.polygons(row["pred"])
+        true, said = geometry.polygons(row["answer"]), geometry.polygons(row["pred"])
         if true and said:  # the kit's mean becomes an error on an unreadable polygon
             values.append(_raster_iou(said, true, width, width) * _complexity(said, true))
     return Judged(values, {"left_out": len(rows) - len(values)}, main="ciou")
 
 
-def _complexity(said: list[parse.Polygon], true: list[parse.Polygon]) -> float:
+def _complexity(said: list[geometry.Polygon], true: list[geometry.Polygon]) -> float:
     n, wanted = sum(map(len, said)), sum(map(len, true))
     return 1 - abs(n - wanted) / (n + wanted)
 
 
-def _polygon_iou(said: list[parse.Polygon], true: list[parse.Polygon], width: float, height: float) -> float:
+def _polygon_iou(said: list[geometry.Polygon], true: list[geometry.Polygon], width: float, height: float) -> float:
     from shapely import Polygon, make_valid, union_all
     from shapely.affinity import scale
 
@@ -365,7 +366,7 @@ def _polygon_iou(said: list[parse.Polygon], true: list[parse.Polygon], width: fl
     return float(shapes[0].intersection(shapes[1]).area / union) if union else 0.0
 
 
-def _raster_iou(said: list[parse.Polygon], true: list[parse.Polygon], width: int, height: int) -> float:
+def _raster_iou(said: list[geometry.Polygon], true: list[geometry.Polygon], width: int, height: int) -> float:
     from pycocotools import mask
 
     masks = []

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-
-Box = tuple[float, float, float, float]
-Polygon = list[tuple[float, float]]
+from collections.abc import Iterable
 
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
@@ -86,43 +83,7 @@ def count_words(text: str) -> int | None:
     return 0 if {"no", "none", "zero"} & set(words) else None
 
 
-def list_numbers(text: str) -> list[float] | None:
-    """The numbers between the first `[` and the last `]`; None without brackets."""
-    start, end = text.find("["), text.rfind("]")
-    if start < 0 or end < start:
-        return None
-    return [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", text[start:end])]
-
-
-def box(text: str) -> Box | None:
-    """The first [x0, y0, x1, y1] with x0 < x1 and y0 < y1."""
-    found = re.search(r"\[+\s*((?:-?\d+(?:\.\d+)?\s*,\s*){3}-?\d+(?:\.\d+)?)\s*\]", text)
-    if not found:
-        return None
-    x0, y0, x1, y1 = (float(v) for v in found.group(1).split(","))
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
-
-
-def polygons(text: str) -> list[Polygon]:
-    """All rings of at least three points: [[x, y], …] lists, or flat [x, y, x, y, …] lists of six or more."""
-    point = r"[\[(]\s*-?\d+(?:\.\d+)?\s*,\s*-?\d+(?:\.\d+)?\s*[\])]"
-    rings = [
-        _points([float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", ring)])
-        for ring in re.findall(rf"\[\s*{point}(?:\s*,\s*{point})*\s*\]", text)
-    ]
-    if not rings:
-        flat = [
-            [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", ring)] for ring in re.findall(r"\[([^\[\]]+)\]", text)
-        ]
-        rings = [_points(values) for values in flat if len(values) >= 6 and len(values) % 2 == 0]
-    return [ring for ring in rings if len(ring) >= 3]
-
-
 def query_classes(query: str) -> list[str]:
     """The comma list after the first colon of a multi-label query."""
     _, _, tail = query.partition(":")
     return [name.strip() for name in tail.strip().rstrip(".?").split(",") if name.strip()]
-
-
-def _points(values: Sequence[float]) -> Polygon:
-    return list(zip(values[::2], values[1::2], strict=True))

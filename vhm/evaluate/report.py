@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from vhm.data.images import load_image
-from vhm.data.roots import open_root
+from vhm.data.images.stores import open_root
 from vhm.errors import ImageError
-from vhm.evaluate import parse
-from vhm.evaluate.generate import predictions_file, questions
 from vhm.evaluate.metrics import judge
+from vhm.evaluate.predict import predictions_file, questions
 from vhm.evaluate.tasks import Task
+from vhm.inference import geometry
 from vhm.io import read_jsonl, write_text
 
 _EXAMPLES = 4
@@ -116,8 +116,8 @@ def _examples(task: Task, data: Path, folder: Path, mode: Any) -> Iterator[Examp
 
 def _rings(text: str, size: list[int], in_pixels: bool) -> list[str]:
     scale = (100 / size[0], 100 / size[1]) if in_pixels else (0.1, 0.1)
-    found = parse.box(text)
-    rings = parse.polygons(text)
+    found = geometry.box(text)
+    rings = geometry.polygons(text)
     if found and not rings:
         x0, y0, x1, y1 = found
         rings = [[(x0, y0), (x1, y0), (x1, y1), (x0, y1)]]

@@ -7,14 +7,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from vhm.artifacts.lineage import write_lineage
 from vhm.errors import InputError
-from vhm.evaluate.generate import predict, predictions_file
+from vhm.evaluate.intervals import paired_margin
 from vhm.evaluate.metrics import judge, score
+from vhm.evaluate.predict import predict, predictions_file
 from vhm.evaluate.report import write_report
-from vhm.evaluate.statistics import paired_margin
 from vhm.evaluate.tasks import Task, tasks_in
 from vhm.io import read_json, read_jsonl, write_json
-from vhm.lineage import write_lineage
 from vhm.recipe import Evaluation, Recipe
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vhm.artifacts.lineage import verify
 from vhm.data.encode import CHAT_TEMPLATES
 from vhm.data.records import IMAGE_MARKER
 from vhm.errors import CheckpointError, first_line
 from vhm.io import read_json
-from vhm.lineage import verify
 
 if TYPE_CHECKING:
     import torch

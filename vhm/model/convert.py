@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from vhm.artifacts.lineage import LINEAGE, verify
+from vhm.artifacts.model_card import finish_model
 from vhm.errors import CheckpointError, InputError, first_line
 from vhm.io import read_json, sha256_file, whole_directory, write_json
-from vhm.lineage import LINEAGE, verify
 from vhm.model.build import build_processor, generation_config, image_tokens
-from vhm.model.card import finish_model
 from vhm.model.weights import ShardWriter, Stored, list_tensors, read_stored, weight_files
 from vhm.progress import track
 

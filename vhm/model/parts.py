@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vhm.artifacts.model_card import finish_model
 from vhm.data.records import IMAGE_MARKER
 from vhm.errors import CheckpointError, InputError, first_line
 from vhm.io import read_json, whole_directory
 from vhm.model.build import assemble, save_model
-from vhm.model.card import finish_model
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModel, LlamaForCausalLM, PreTrainedTokenizerBase

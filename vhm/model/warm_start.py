@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vhm.artifacts.model_card import finish_model
 from vhm.errors import CheckFailed, CheckpointError
 from vhm.io import read_json, whole_directory, write_json
 from vhm.model.build import load_model, save_model
-from vhm.model.card import finish_model
 from vhm.model.projector import NAMES, read_projector
 
 if TYPE_CHECKING:

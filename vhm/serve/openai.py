@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from vhm.errors import ServeError
-from vhm.model.answer import Asked
+from vhm.inference.generator import Asked
+from vhm.inference.scheduler import Answer, Busy, Engine, Sampling
 from vhm.recipe import Serving
-from vhm.serve.engine import Answer, Busy, Engine, Sampling
 from vhm.serve.predictor import question
 
 

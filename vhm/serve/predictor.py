@@ -20,9 +20,9 @@ from kserve.errors import InvalidInput
 
 from vhm.data.images import Limits, load_image
 from vhm.errors import ImageError
-from vhm.model.answer import Asked
+from vhm.inference.generator import Asked
+from vhm.inference.scheduler import Engine, Sampling
 from vhm.recipe import Serving
-from vhm.serve.engine import Engine, Sampling
 
 MAX_QUESTION = 4000
 

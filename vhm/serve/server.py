@@ -35,8 +35,8 @@ def serve(model: Path, limits: Serving, host: str = "127.0.0.1", port: int = 808
     import kserve.model_server
     from kserve.protocol.rest.server import RESTServer
 
+    from vhm.inference.scheduler import Engine
     from vhm.serve import openai
-    from vhm.serve.engine import Engine
     from vhm.serve.predictor import Predictor
 
     engine = Engine(model, limits)
@@ -71,7 +71,7 @@ def _answer_busy(app: Any) -> None:
     from fastapi.responses import JSONResponse
     from starlette.requests import Request
 
-    from vhm.serve.engine import Busy
+    from vhm.inference.scheduler import Busy
 
     async def busy(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": str(error)}, status_code=503, headers={"Retry-After": "1"})

@@ -20,10 +20,10 @@ from typing import Any
 
 import orjson
 
-from vhm.bucket import parse_uri
 from vhm.errors import CheckpointError, VhmError
 from vhm.io import read_json, sha256_file, write_json
-from vhm.storage import fetch, open_published, publish
+from vhm.storage.s3 import parse_uri
+from vhm.storage.versions import fetch, open_published, publish
 
 log = logging.getLogger(__name__)
 

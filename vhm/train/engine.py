@@ -19,7 +19,7 @@ from vhm.recipe import StageRecipe, Trained
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration
 
-    from vhm.train.batches import Batch
+    from vhm.train.collate import Batch
 
 
 class LabelledLoss(nn.Module):

@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+from vhm.artifacts.lineage import LINEAGE
+from vhm.data.images.stores import open_root
 from vhm.data.index import manifest_file
-from vhm.data.roots import open_root
 from vhm.errors import InputError, TrainError
 from vhm.io import sha256_tree, write_text
-from vhm.lineage import LINEAGE
 from vhm.processes import die_with_parent
 from vhm.recipe import Recipe
 
@@ -70,7 +70,7 @@ def train(
         *("--images", str(images), "--out", str(out), "--resume", "auto" if resume else "never"),
     ]
     _run(command, stage)
-    from vhm.model.card import finish_model  # needs the training log
+    from vhm.artifacts.model_card import finish_model  # needs the training log
 
     names = ["manifest"] if len(manifests) == 1 else [f"manifest {i}" for i in range(len(manifests))]
     inputs = {"model": model, **dict(zip(names, manifests, strict=True))}

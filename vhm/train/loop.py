@@ -17,18 +17,18 @@ from typing import Any
 import torch
 import torch.distributed as distributed
 
+from vhm.artifacts.lineage import content_hash
 from vhm.data.encode import CHAT_TEMPLATES
 from vhm.data.index import Index, open_index
 from vhm.errors import TrainError
 from vhm.io import jsonl, read_jsonl, sha256_tree, write_bytes, write_json
-from vhm.lineage import content_hash
 from vhm.model import load_model
 from vhm.model.build import image_tokens, save_model
 from vhm.recipe import Recipe, StageRecipe
 from vhm.train import checkpoint
-from vhm.train.batches import Batch, TrainingSet
+from vhm.train.collate import Batch, TrainingSet
 from vhm.train.engine import accumulation_steps, build_engine, learning_rate
-from vhm.train.order import Order, micro_batches
+from vhm.train.sampler import Order, micro_batches
 from vhm.train.samples import EncodedSamples, encode_samples
 
 log = logging.getLogger(__name__)

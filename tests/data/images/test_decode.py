@@ -1,0 +1,245 @@
+"""Opening images: modes, limits before pixels exist, reasons; the fast pixels equal the processor's."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vhm.data.images import Limits, load_image, load_pixels
+from vhm.data.images.cache import DiskCache
+from vhm.data.images.resize import bicubic
+from vhm.data.images.stores import open_root
+from vhm.data.images.transform import PixelCache, View, normalised, squared
+from vhm.errors import ImageError
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def header_only_png(width: int, height: int) -> bytes:
+    """A PNG that says its size and carries next to nothing."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_modes_become_rgb(mode: str) -> None:
+    assert load_image(png(Image.new("RGB", (7, 5), (200, 30, 90)).convert(mode))).mode == "RGB"
+
+
+def test_sixteen_bits_are_stretched_not_clipped() -> None:
+    ramp = np.linspace(1000, 9000, 64 * 64).reshape(64, 64).astype(np.uint16)
+    pixels = np.asarray(load_image(png(Image.fromarray(ramp))))
+    assert pixels.min() == 0
+    assert pixels.max() == 255
+    assert 100 < pixels.mean() < 155
+
+
+def raster(values: np.ndarray, driver: str = "GTiff", **options: Any) -> bytes:
+    """[bands, H, W] as a file's bytes."""
+    from rasterio.io import MemoryFile
+
+    count, height, width = values.shape
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        warnings.simplefilter("ignore")  # it has no place on Earth
+        with memory.open(driver=driver, count=count, height=height, width=width, dtype=values.dtype, **options) as file:
+            file.write(values)
+        return memory.read()
+
+
+def ramps(bands: int, dtype: str = "uint16", low: int = 100, high: int = 2100) -> np.ndarray:
+    """Bands that rise from left to right, from top to bottom, and back again: 11 bits of 16, as sensors give them."""
+    rise = np.broadcast_to(np.linspace(low, high, 50), (40, 50))
+    fall = np.broadcast_to(np.linspace(high, low, 40)[:, None], (40, 50))
+    return np.stack([rise, fall, rise[:, ::-1], rise][:bands]).astype(dtype)
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda values: raster(values, "PNG"),
+        lambda values: raster(values, interleave="pixel"),
+        lambda values: raster(values, interleave="band"),
+        lambda values: raster(values, interleave="band", compress="deflate"),
+        lambda values: raster(values, **({"photometric": "RGB"} if len(values) > 2 else {})),
+        lambda values: raster(values, interleave="band", **({"photometric": "RGB"} if len(values) > 2 else {})),
+        lambda values: raster(values.astype(np.float32)),
+        lambda values: raster(values.astype(np.int16), interleave="band"),
+    ],
+    ids=["png", "pixel", "band", "deflate", "rgb", "rgb band", "float", "signed"],
+)
+def test_deep_pixels_of_any_layout_are_stretched(bands: int, made: Any) -> None:
+    pixels = load_pixels(made(ramps(bands)))
+    shown = ramps(bands) if bands > 2 else ramps(1)[[0, 0, 0]]
+    low, high = 100 + 0.02 * 2000, 100 + 0.98 * 2000
+    expected = np.clip((shown[:3].transpose(1, 2, 0) - low) / (high - low), 0, 1) * 255
+    assert pixels.shape == (40, 50, 3)
+    assert np.abs(pixels - expected).max() < 6  # percentiles of so few pixels lie between their steps
+
+
+def test_what_is_no_data_does_not_darken_the_rest() -> None:
+    values = ramps(3, "int16")
+    whole = load_pixels(raster(values))
+    bordered = np.concatenate([np.full((3, 40, 50), -9999, np.int16), values], axis=2)
+    pixels = load_pixels(raster(bordered, nodata=-9999))
+    assert np.array_equal(pixels[:, 50:], whole)
+    assert not pixels[:, :50].any()
+
+
+def test_radar_is_shown_by_its_magnitude() -> None:
+    values = ramps(1, "float32")
+    assert np.array_equal(load_pixels(raster((values * 1j).astype(np.complex64))), load_pixels(raster(values)))
+
+
+def test_a_deep_picture_that_is_damaged_is_refused() -> None:
+    draw = np.random.default_rng(0)
+    content = raster(draw.integers(0, 65535, (3, 40, 50), dtype=np.uint16), "PNG")
+    for damaged in (content[: len(content) // 2], content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]):
+        with pytest.raises(ImageError, match="image_truncated"):
+            load_pixels(damaged)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_tiffs_orientation_is_applied_only_when_asked(dtype: str) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(ramps(1, dtype, 0, 250)[0]).save(buffer, "TIFF", tiffinfo={274: 6})  # to be turned by 90°
+    as_stored = load_pixels(buffer.getvalue())
+    assert as_stored.shape == (40, 50, 3)
+    assert as_stored[0, 0].max() < as_stored[0, -1].min()
+    assert np.array_equal(load_pixels(buffer.getvalue(), orient=True), np.rot90(as_stored, -1))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "image_empty"),
+        (b"hello", "image_unknown"),
+        (png(Image.new("RGB", (50, 50), (1, 2, 3)))[:-40], "image_truncated"),
+        (header_only_png(30_000, 1), "image_thin"),
+        (header_only_png(20_000, 20_000), "image_bomb"),
+    ],
+)
+def test_bad_bytes_are_refused_with_a_reason(content: bytes, reason: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        load_image(content)
+    assert caught.value.reason == reason
+
+
+def test_a_four_band_float_geotiff_is_stretched_band_by_band() -> None:
+    from vhm.sample.sources import fetch
+
+    image = load_image(fetch("solaris").read("preproc_tutorial/ms1.tif"))
+    pixels = np.asarray(image)
+    assert image.size == (300, 300)
+    assert [int(np.percentile(pixels[..., band], 50)) > 20 for band in range(3)] == [True] * 3
+    assert pixels.max() == 255
+
+
+def test_byte_limit_is_checked_before_decoding() -> None:
+    with pytest.raises(ImageError, match="image_bomb"):
+        load_image(png(Image.new("RGB", (50, 50))), Limits(max_bytes=20))
+
+
+def test_orientation_is_applied_only_when_asked() -> None:
+    image = Image.new("RGB", (4, 2))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    assert load_image(buffer.getvalue()).size == (4, 2)
+    assert load_image(buffer.getvalue(), orient=True).size == (2, 4)
+
+
+def test_jpeg_pixels_are_pillows() -> None:
+    """The quick decoder gives the same bits, whatever the JPEG is like."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 131, 3), dtype=np.uint8))
+    for mode in ("RGB", "L", "CMYK"):
+        for options in ({}, {"quality": 30}, {"subsampling": 0}, {"progressive": True}, {"optimize": True}):
+            buffer = io.BytesIO()
+            noise.convert(mode).save(buffer, "JPEG", **options)
+            with Image.open(buffer) as image:
+                assert np.array_equal(load_pixels(buffer.getvalue()), np.asarray(image.convert("RGB"))), (mode, options)
+
+
+def test_scaled_decoding_is_asked_for_and_near() -> None:
+    smooth = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    smooth.resize((3000, 2000), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+    content = buffer.getvalue()
+    assert load_pixels(content).shape == (2000, 3000, 3)
+    assert load_pixels(content, at_least=336).shape == (500, 750, 3), "a quarter: the next smaller step is too small"
+    exact = View(168, pad=True).of(content).astype(int)
+    scaled = View(168, pad=True, scaled=True).of(content).astype(int)
+    assert np.abs(exact - scaled).mean() < 4
+
+
+def test_bands_are_chosen() -> None:
+    from vhm.sample.sources import fetch
+
+    content = fetch("solaris").read("preproc_tutorial/ms1.tif")  # blue, green, red, near infrared
+    own, chosen = load_pixels(content), load_pixels(content, bands=(3, 2, 1))
+    assert np.array_equal(chosen, own[:, :, ::-1])
+    assert not np.array_equal(load_pixels(content, bands=(4, 3, 2))[:, :, 0], own[:, :, 0])
+    png_of_three = raster(ramps(3), "PNG")
+    assert np.array_equal(load_pixels(png_of_three, bands=(4, 3, 2)), load_pixels(png_of_three)), "only of TIFFs"
+    with pytest.raises(ImageError, match="4 bands: band 9"):
+        load_pixels(content, bands=(9, 1, 1))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_resizing_is_pillows_to_the_bit(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    height, width, side = draw.integers(1, 700, 3).tolist()
+    scale = side / min(height, width)
+    new_height, new_width = (side if v == min(height, width) else min(int(v * scale), 3000) for v in (height, width))
+    pixels = draw.integers(0, 2, (height, width, 3), dtype=np.uint8) * np.uint8(255)  # worst for rounding
+    expected = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BICUBIC)
+    assert np.array_equal(bicubic(pixels, new_height, new_width), np.asarray(expected))
+
+
+def test_kept_pixels_are_those_of_the_file(tmp_path: Path) -> None:
+    """From memory, from disk, and read anew when the file or the view is another."""
+    noise = np.random.default_rng(0).integers(0, 255, (2, 50, 50, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "images" / "a.png"
+    Image.fromarray(noise[0]).save(path)
+    disk = DiskCache(tmp_path / "disk", 10**8)
+
+    def read(pad: bool = True) -> np.ndarray:
+        return PixelCache(open_root(tmp_path / "images"), View(28, pad), disk=disk).read("a.png")
+
+    first = read()
+    assert np.array_equal(first, squared(noise[0], 28, True))
+    path.rename(tmp_path / "images" / "b.png")
+    (tmp_path / "images" / "b.png").rename(path)
+    assert np.array_equal(read(), first)
+    assert len([p for p in (tmp_path / "disk").rglob("*") if p.is_file() and p.name != ".lock"]) == 1
+    read(pad=False)
+    assert len([p for p in (tmp_path / "disk").rglob("*") if p.is_file() and p.name != ".lock"]) == 2
+    Image.fromarray(noise[1]).save(path)
+    assert np.array_equal(read(), squared(noise[1], 28, True))
+
+
+@pytest.mark.parametrize("size", [(336, 336), (120, 120), (301, 211), (77, 500), (1, 40), (168, 200)])
+@pytest.mark.parametrize("pad", [True, False])
+def test_fast_pixels_equal_the_saved_processors(base, size: tuple[int, int], pad: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    expected = base[1].image_processor(image, do_pad=pad, return_tensors="pt")["pixel_values"]
+    assert float((normalised([squared(image, 168, pad)]) - expected).abs().max()) <= 1e-6

@@ -1,0 +1,118 @@
+"""Image roots in S3: shards and folders, published and plain, through a network that fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.lists import validate
+from tests.support.s3 import Faults, FaultyProxy, SeaweedFS, client
+from tests.support.terrain import terrain
+from vhm.data.images.stores import open_root
+from vhm.data.index import open_index
+from vhm.data.shards.pack import pack
+from vhm.errors import ImageError, InputError
+from vhm.storage.s3 import S3Uri
+from vhm.storage.versions import publish
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 pictures, packed; the folder of files beside it is `files`."""
+    folder = tmp_path_factory.mktemp("packed")
+    (folder / "files" / "src").mkdir(parents=True)
+    records = []
+    for number in range(60):
+        terrain(number, 64).save(folder / "files" / "src" / f"{number}.jpg")
+        turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": f"View {number}."}]
+        records.append({"source_dataset": "src", "image": f"{number}.jpg", "conversations": turns})
+    (folder / "list.json").write_text(json.dumps(records))
+    validate(folder / "list.json", folder / "files", folder / "valid")
+    pack(folder / "valid", folder / "files", folder / "shards", 50_000)
+    return folder
+
+
+@pytest.mark.parametrize("published", ["shards", "files"])
+def test_images_are_read_from_a_publication(
+    published: str, packed: Path, bucket: str, s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In ranges, damaged answers asked for again, the second time from the disk."""
+    publish(packed / published, S3Uri(bucket, "data"))
+    faults = Faults(error=0.1, reset=0.05, truncate=0.05, flip=0.1)
+    with FaultyProxy(s3_server.port, faults) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        for _ in range(2):
+            root = open_root(f"s3://{bucket}/data")
+            for number in range(60):
+                name = f"src/{number}.jpg"
+                path = packed / "files" / name
+                assert root.read(name) == path.read_bytes()
+                assert root.size(name) == path.stat().st_size
+        with pytest.raises(ImageError, match="image_missing"):
+            root.read("src/none.jpg")
+    assert faults.met["flip"] > 2
+    assert faults.met["requests"] < 140, "the second time nothing is asked for"
+
+
+def test_a_plain_prefix_is_a_folder(packed: Path, bucket: str, s3_server: SeaweedFS) -> None:
+    s3 = client(s3_server.url)
+    for number in range(3):
+        s3.upload_file(str(packed / "files" / "src" / f"{number}.jpg"), bucket, f"plain/src/{number}.jpg")
+    root = open_root(f"s3://{bucket}/plain")
+    assert root.read("src/1.jpg") == (packed / "files" / "src" / "1.jpg").read_bytes()
+    with pytest.raises(ImageError, match="image_missing"):
+        root.read("src/9.jpg")
+    s3.upload_file(str(packed / "files" / "src" / "2.jpg"), bucket, "plain/src/1.jpg")
+    assert root.read("src/1.jpg") == (packed / "files" / "src" / "2.jpg").read_bytes(), "another object, another entry"
+    with pytest.raises(InputError, match="is empty or does not exist"):
+        open_root(f"s3://{bucket}/nothing")
+
+
+def test_the_copy_on_disk_has_a_limit(
+    packed: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(packed / "shards", S3Uri(bucket, "data"))
+    monkeypatch.setenv("VHM_CACHE_GB", "0.00004")
+    root = open_root(f"s3://{bucket}/data")
+    for number in range(60):
+        root.read(f"src/{number}.jpg")
+    kept = sum(p.stat().st_size for p in (tmp_path / "cache" / "s3").rglob("*") if p.is_file())
+    assert 0 < kept <= 44_000
+    monkeypatch.setenv("VHM_CACHE_GB", "many")
+    with pytest.raises(InputError, match="VHM_CACHE_GB"):
+        open_root(f"s3://{bucket}/data")
+
+
+def test_a_publication_is_validated_as_a_folder_is(packed: Path, bucket: str, tmp_path: Path) -> None:
+    publish(packed / "shards", S3Uri(bucket, "data"))
+    result = validate(packed / "list.json", f"s3://{bucket}/data", tmp_path / "out")
+    assert (result.accepted, result.rejected) == (60, 0)
+    local = json.loads((packed / "valid" / "validation.json").read_text())
+    assert result.manifest_sha256 == local["manifest_sha256"]
+    index = open_index(f"s3://{bucket}/data")
+    assert index[7] == open_index(packed / "valid")[7]
+    with pytest.raises(InputError, match=r"holds no manifest.parquet"):
+        open_index(f"s3://{bucket}/nothing")
+
+
+def test_no_other_scheme(tmp_path: Path) -> None:
+    for place in ("https://example.org/x", "file:///etc", "gs://bucket/x"):
+        with pytest.raises(InputError, match="write it as s3://"):
+            open_root(place)
+    with pytest.raises(InputError, match="does not exist"):
+        open_root(tmp_path / "nothing")
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    """Opening one would wait for ever."""
+    import os
+
+    os.mkfifo(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        with pytest.raises(ImageError, match="image_unknown"):
+            open_root(tmp_path).read(name)
+    shutil.rmtree(tmp_path / "b.jpg")

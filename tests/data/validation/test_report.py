@@ -1,0 +1,32 @@
+"""The report of a validation: every table there, nothing of a record taken for markup."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.support.lists import validate
+from tests.support.terrain import terrain
+from vhm.data.validation.report import report_html, report_markdown
+
+
+def test_it_shows_counts_reasons_sources_and_expectations(tmp_path: Path) -> None:
+    (tmp_path / "images" / "a<b|c").mkdir(parents=True)
+    records = []
+    for number in range(3):
+        terrain(number, 64).save(tmp_path / "images" / "a<b|c" / f"{number}.jpg")
+        turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": f"Ground, view {number}."}]
+        records.append({"source_dataset": "a<b|c", "image": f"{number}.jpg", "conversations": turns})
+    records.append(records[0])
+    (tmp_path / "list.json").write_text(json.dumps(records))
+    result = validate(tmp_path / "list.json", tmp_path / "images", tmp_path / "out", "pretrain", max_rejected=0.1)
+    assert not result.passed
+    html, markdown = report_html(result.to_dict(), tmp_path / "out"), report_markdown(result.to_dict())
+    for text in ("3 of 4", "duplicate", "25.0%", "answers", "NOT MET", "between"):
+        assert text in html, text
+        assert text in markdown, text
+    assert "a&lt;b|c" in html
+    assert "<b|c" not in html
+    assert "a&lt;b\\|c" in markdown
+    widths = {line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("| a&lt;b")}
+    assert widths == {7}

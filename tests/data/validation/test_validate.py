@@ -1,0 +1,295 @@
+"""Validation: each bad record gets its reason, good ones stay, leaks are found, results go into files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from tests.support.lists import validate
+from vhm.data.index import open_index
+from vhm.data.records import REASONS
+from vhm.data.validation import chunks
+from vhm.data.validation.validate import require_passed
+from vhm.errors import CheckFailed, InputError
+
+
+def picture(seed: int, size: int = 64) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    return Image.fromarray(noise).filter(ImageFilter.GaussianBlur(4)).point(lambda v: max(0, min(255, 4 * v - 380)))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    root = tmp_path / "images"
+    (root / "src").mkdir(parents=True)
+    for number in range(4):
+        picture(number).save(root / "src" / f"{number}.jpg", quality=95)
+    (root / "src" / "broken.jpg").write_bytes((root / "src" / "0.jpg").read_bytes()[:300])
+    (root / "src" / "empty.jpg").touch()
+    (tmp_path / "outside.jpg").write_bytes((root / "src" / "0.jpg").read_bytes())
+    (root / "src" / "link.jpg").symlink_to(tmp_path / "outside.jpg")
+    return root
+
+
+def good(number: int = 0, **changes: Any) -> dict[str, Any]:
+    turns = [
+        {"from": "human", "value": "<image>\nDescribe."},
+        {"from": "gpt", "value": f"A river bends, view {number}."},
+    ]
+    return {"id": f"r{number}", "source_dataset": "src", "image": f"{number}.jpg", "conversations": turns} | changes
+
+
+def with_answer(text: str) -> dict[str, Any]:
+    record = good(3)
+    record["conversations"][1]["value"] = text
+    return record
+
+
+def with_question(text: str) -> dict[str, Any]:
+    record = good(3)
+    record["conversations"][0]["value"] = text
+    return record
+
+
+BAD = [
+    (["not", "a", "record"], "not_object"),
+    ({"id": "x"}, "missing_field"),
+    (good(3, conversations="text"), "wrong_type"),
+    (good(3, image=7), "wrong_type"),
+    (good(3, conversations=[{"from": "gpt", "value": "A"}]), "no_human_turn"),
+    (good(3, conversations=[{"from": "human", "value": "<image>"}] * 2), "alternation"),
+    (with_answer("  "), "empty_answer"),
+    (with_answer("ends</s>here"), "special_token"),
+    (with_answer("an <image> here"), "special_token"),
+    (with_answer("bell\x07"), "control_character"),
+    (with_answer("x" * 30_000), "too_long"),
+    (with_answer("a box [0, 0, 1000, 20]"), "bad_number"),
+    (with_answer("a box [20, 0, 10, 20]"), "bad_number"),
+    (with_answer("I'm sorry, but I cannot see it, as an AI."), "refusal"),
+    (with_question("no marker"), "image_count"),
+    (with_question("<image> Which? Answer with the letter."), "no_options"),
+    (good(3, image="/etc/passwd"), "bad_path"),
+    (good(3, image="../outside.jpg"), "bad_path"),
+    (good(3, image="link.jpg"), "bad_path"),
+    (good(3, image="https://example.org/a.jpg"), "bad_path"),
+    (good(3, image="absent.jpg"), "image_missing"),
+    (good(3, image="empty.jpg"), "image_empty"),
+    (good(3, image="broken.jpg"), "image_truncated"),
+    (good(3, size=[1, 2]), "image_size"),
+    (good(3, size=[0, 64]), "image_size"),
+    (good(3, size=[64, 10**9]), "image_size"),
+    (good(3, size="64x64"), "wrong_type"),
+    (good(3, size=[64.0, 64]), "wrong_type"),
+    (good(3, id=[1]), "wrong_type"),
+    (with_answer("a polygon [[0, 0], [10, 20]]"), "bad_number"),
+    (with_answer("a polygon [[0, 0], [10, 20], [1000, 5]]"), "bad_number"),
+    (with_question("<ima<image>ge> What?"), "special_token"),
+    (good(0, image="3.jpg"), "duplicate_id"),
+    (good(0, id="another"), "duplicate"),
+]
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD, ids=[f"{i}-{reason}" for i, (_, reason) in enumerate(BAD)])
+def test_each_bad_record_gets_its_reason_and_the_good_stay(bad: Any, reason: str, images: Path, tmp_path: Path) -> None:
+    source = tmp_path / "list.json"
+    source.write_text(json.dumps([good(0), bad, good(1)]))
+    result = validate(source, images, tmp_path / "out", "pretrain", max_rejected=0.5)
+    assert (result.accepted, result.reasons) == (2, {reason: 1})
+    assert reason in REASONS
+    rejected = json.loads((tmp_path / "out" / "rejected.jsonl").read_text())
+    assert (rejected["index"], rejected["reason"]) == (1, reason)
+    assert [r["id"] for r in open_index(tmp_path / "out")] == ["r0", "r1"]
+
+
+def test_too_many_rejected_fail_with_the_share_and_the_reasons(images: Path, tmp_path: Path) -> None:
+    source = tmp_path / "list.json"
+    source.write_text(json.dumps([good(0), good(1, image="absent.jpg")]))
+    result = validate(source, images, tmp_path / "out", "pretrain", max_rejected=0.2)
+    with pytest.raises(CheckFailed, match=r"1 of 2 records rejected \(50.0%, at most 20.0% allowed\): 1 image_missing"):
+        require_passed(result, tmp_path / "out")
+
+
+def test_expectations_are_evaluated_and_documented(images: Path, tmp_path: Path) -> None:
+    source = tmp_path / "list.json"
+    source.write_text(json.dumps([with_answer("Short.") | {"id": "a"}]))
+    result = validate(source, images, tmp_path / "out", "pretrain")
+    assert not result.passed
+    assert "captions describe" in result.failures[0]
+    assert json.loads((tmp_path / "out" / "validation.json").read_text())["expectations"]["evaluated"] >= 7
+    assert "<html" in (tmp_path / "out" / "data_docs" / "index.html").read_text().lower()
+
+
+def test_evaluation_answers_are_in_pixels(tmp_path: Path) -> None:
+    (tmp_path / "eval" / "images").mkdir(parents=True)
+    picture(1, 1500).save(tmp_path / "eval" / "images" / "large.jpg")
+
+    def question(answer: str, **changes: Any) -> dict[str, Any]:
+        turns = [{"from": "human", "value": "Where is it?"}, {"from": "gpt", "value": answer}]
+        return {"image": "large.jpg", "image_path": "images", "size": [1500, 1500], "conversations": turns} | changes
+
+    rows = [question("[1200, 10, 1500, 90]"), question("[1200, 10, 1600, 90]"), question("[1, 1, 2, 1700]", size=None)]
+    (tmp_path / "eval" / "VG_DOIR_RSVG_test.json").write_text(json.dumps(rows))
+    result = validate(tmp_path / "eval", tmp_path / "eval", tmp_path / "out", "eval", max_rejected=1)
+    assert (result.accepted, result.reasons) == (2, {"bad_number": 1})
+
+
+def test_leaks_are_found_through_reencoding_resizing_and_turning(images: Path, tmp_path: Path) -> None:
+    evaluation = tmp_path / "eval"
+    (evaluation / "images").mkdir(parents=True)
+    source = picture(9, 128)
+    source.save(evaluation / "images" / "secret.png")
+    record = {"image": "secret.png", "image_path": "images", "size": [128, 128]}
+    record["conversations"] = good()["conversations"]  # type: ignore[assignment]
+    (evaluation / "task.json").write_text(json.dumps([record]))
+    copies = {
+        "bytes": (evaluation / "images" / "secret.png").read_bytes(),
+        "jpeg": _jpeg(source, 50),
+        "half": _jpeg(source.resize((64, 64)), 90),
+        "turned": _jpeg(source.transpose(Image.Transpose.ROTATE_90), 90),
+        "mirrored": _jpeg(source.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 90),
+    }
+    for name, content in copies.items():
+        (images / "src" / f"{name}.jpg").write_bytes(content)
+    records = [good(0), *(good(1, id=name, image=f"{name}.jpg") for name in copies)]
+    (tmp_path / "list.json").write_text(json.dumps(records))
+    result = validate(tmp_path / "list.json", images, tmp_path / "out", "pretrain", [evaluation], max_rejected=1)
+    assert (result.accepted, result.reasons) == (1, {"leak": len(copies)})
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert all("images/secret.png" in row["detail"] for row in rejected)
+    page = (tmp_path / "out" / "leaks.html").read_text()
+    assert page.count("<img") == 2 * len(copies)
+    assert all(f"src/{name}.jpg" in page for name in copies)
+    validate(tmp_path / "list.json", images, tmp_path / "out", "pretrain", max_rejected=1)
+    assert not (tmp_path / "out" / "leaks.html").exists()
+
+
+def many(count: int) -> list[dict[str, Any]]:
+    """Records without images, with a duplicate and a bad one at places that are far apart."""
+    turns = lambda n: [{"from": "human", "value": f"Question {n}?"}, {"from": "gpt", "value": f"Answer {n}."}]  # noqa: E731
+    records = [{"id": f"r{n}", "conversations": turns(n)} for n in range(count)]
+    records[count - 2] = records[3]
+    records[count // 2] = records[5] | {"id": "again"}
+    records[count // 3] = {"id": "bad", "conversations": []}
+    return records
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("manifest.parquet", "rejected.jsonl", "validation.json")}
+
+
+def test_merged_shards_are_the_single_run_byte_for_byte(tmp_path: Path) -> None:
+    source = tmp_path / "list.json"
+    source.write_text(json.dumps(many(5000)))
+    result = validate(source, tmp_path, tmp_path / "single", skip_images=True)
+    assert result.reasons == {"duplicate": 1, "duplicate_id": 1, "wrong_type": 1}
+    shards = [tmp_path / f"shard{i}" for i in range(3)]
+    for number, folder in enumerate(shards):
+        validate(source, tmp_path, folder, skip_images=True, shard=(number, 3))
+    validate(source, tmp_path, tmp_path / "merged", skip_images=True, merge=shards)
+    assert written(tmp_path / "merged") == written(tmp_path / "single")
+    with pytest.raises(InputError, match="records 1666 to 3333 are in none of the shards"):
+        validate(source, tmp_path, tmp_path / "merged", skip_images=True, merge=[shards[0], shards[2]])
+    with pytest.raises(InputError, match="was made from another list, with other settings"):
+        validate(source, tmp_path, tmp_path / "merged", max_text=99, skip_images=True, merge=shards)
+
+
+def test_an_interrupted_validation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "_PIECE", 100)
+    source = tmp_path / "list.json"
+    source.write_text(json.dumps(many(1000)))
+    validate(source, tmp_path, tmp_path / "whole", skip_images=True)
+    with stopped_after(5, monkeypatch) as checked:
+        validate(source, tmp_path, tmp_path / "out", skip_images=True)
+    assert not (tmp_path / "out" / "manifest.parquet").exists()
+    validate(source, tmp_path, tmp_path / "out", skip_images=True)
+    assert sorted(checked) == list(range(0, 1000, 100)), "what was checked is not checked again"
+    assert written(tmp_path / "out") == written(tmp_path / "whole")
+    assert not (tmp_path / "out" / "parts").exists()
+
+
+def test_an_interrupted_validation_looks_again_at_images_that_changed(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "_PIECE", chunks._IMAGES_COST)
+    source = tmp_path / "list.json"
+    source.write_text(json.dumps([good(0), good(1), good(2), good(3), good(4, image="late.jpg")]))
+    with stopped_after(5, monkeypatch) as checked:
+        validate(source, images, tmp_path / "out", "pretrain")
+    (images / "src" / "1.jpg").write_bytes(b"")
+    picture(7).save(images / "src" / "late.jpg")
+    result = validate(source, images, tmp_path / "out", "pretrain", max_rejected=1)
+    assert (result.accepted, result.reasons) == (4, {"image_empty": 1})
+    assert checked == [0, 1, 2, 3, 4, 1, 4]
+
+
+def test_an_interrupted_validation_looks_again_when_evaluation_changed(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, evaluation = tmp_path / "list.json", tmp_path / "eval"
+    (evaluation / "images").mkdir(parents=True)
+    picture(8).save(evaluation / "images" / "secret.png")
+    record = {"image": "secret.png", "image_path": "images", "conversations": good()["conversations"]}
+    (evaluation / "task.json").write_text(json.dumps([record]))
+    source.write_text(json.dumps([good(0)]))
+    with stopped_after(1, monkeypatch) as checked:
+        validate(source, images, tmp_path / "out", "pretrain", [evaluation])
+    (evaluation / "images" / "secret.png").write_bytes((images / "src" / "0.jpg").read_bytes())
+    result = validate(source, images, tmp_path / "out", "pretrain", [evaluation], max_rejected=1)
+    assert result.reasons == {"leak": 1}
+    assert checked == [0, 0]
+
+
+@contextlib.contextmanager
+def stopped_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Interrupts what runs within when `count` pieces are checked; lists which ones are, then and later."""
+    check, checked = chunks._check_piece, []
+
+    def stopping(piece, **rest) -> bool:
+        made = check(piece, **rest)
+        if made:
+            checked.append(piece.first)
+            if len(checked) == count:
+                raise KeyboardInterrupt
+        return made
+
+    monkeypatch.setattr(chunks, "_check_piece", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        yield checked
+
+
+def test_a_bad_record_harms_nobody_else(images: Path, tmp_path: Path) -> None:
+    """Not even one that is no JSON: the list is cut by its structure."""
+    broken = [b'{"id": NaN}', b"{'single': 1}", b'{"a": "\xff"}', b'{"id": 1, "id": 2}', b"[[[1]]]", b"nothing"]
+    content = b",".join([json.dumps(good(0)).encode(), *broken, json.dumps(good(1)).encode()])
+    (tmp_path / "list.json").write_bytes(b"[" + content + b"]")
+    result = validate(tmp_path / "list.json", images, tmp_path / "out", "pretrain", max_rejected=1)
+    assert (result.accepted, result.rejected) == (2, len(broken))
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    reasons = ["bad_number", "bad_json", "bad_unicode", "duplicate_key", "not_object", "bad_json"]
+    assert [(row["index"], row["reason"]) for row in rows] == list(enumerate(reasons, start=1))
+
+
+def test_the_sample_passes_and_does_not_leak(sample: Path, tmp_path: Path) -> None:
+    result = validate(sample / "sft/list_sft.json", sample / "images", tmp_path, "sft", [sample / "eval"])
+    assert result.passed
+    assert result.rejected == 0
+
+
+def test_a_list_that_is_no_list_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text("{}")
+    with pytest.raises(InputError, match="not a JSON array"):
+        validate(tmp_path / "list.json", tmp_path, tmp_path / "out")
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

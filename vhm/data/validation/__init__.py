@@ -1,0 +1,11 @@
+"""Validation of list files: every record is accepted or rejected with a reason, then the whole list is assessed.
+
+stream          where each record of a list file begins and ends; strict JSON
+text_rules      what the turns of a conversation may contain
+record_checks   one record → a row of the manifest or a reject reason
+chunks          chunks of lists checked by processes, resumable, in splits
+contamination   training images that show an evaluation image
+expectations/   Great Expectations suites over the accepted records
+validate        chunks → manifest, rejected records, verdict
+leaks, report   pages for people
+"""

@@ -1,0 +1,362 @@
+"""Chips → captions, questions with answers, evaluation files.
+
+A family is a function from a chip to zero or more questions; `FAMILIES` says for each which task tag
+its prompts carry and which evaluation file it fills. The same function makes training instructions
+from training chips and evaluation questions from evaluation chips.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from vhm.data.encode import question_tag
+from vhm.sample import truth
+from vhm.sample.chips import Chip
+from vhm.sample.scenes import CLASSES, Label
+
+
+@dataclass(frozen=True)
+class Question:
+    """`truth` is what an evaluation file holds where it differs from what the model is to say: boxes are
+    said in thousandths of the picture's sides and held in pixels."""
+
+    text: str
+    answer: str
+    truth: str | None = None
+
+
+Ask = Callable[[Chip, random.Random], Iterator[Question]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """`task` is the published task key, which decides the prompt's tag; `file` its evaluation file."""
+
+    name: str
+    task: str
+    file: str
+    ask: Ask
+    rule: str
+
+    def prompt(self, question: Question) -> str:
+        return question_tag(self.task) + question.text
+
+
+# --- captions ------------------------------------------------------------------------------------
+
+_CLASS_WORDS = {
+    "forest": "a forest",
+    "meadow": "a meadow without standing trees",
+    "farmland": "farmland with many fields",
+    "water": "open water of a reservoir",
+    "city": "a dense city",
+    "residential": "a residential area with houses and streets",
+    "barren land": "barren land without vegetation",
+}
+
+
+def captions(chip: Chip, rng: random.Random, number: int = 3) -> list[str]:
+    """`number` captions, each stating only what labels, spectra or metadata prove."""
+    what = f"{chip.modality} image" if chip.modality else "image"
+    openings = [
+        f"This is a {what} of {chip.place}, taken by {chip.sensor}.",
+        f"A {what} from {chip.sensor} with a resolution of {chip.gsd:g} m.",
+        f"{chip.place[0].upper()}{chip.place[1:]} seen by {chip.sensor}, {chip.gsd:g} m per pixel.",
+    ]
+    facts = list(_facts(chip))
+    made = []
+    for index in range(number):
+        chosen = rng.sample(facts[1:], min(2, len(facts) - 1)) if len(facts) > 1 else []
+        made.append(" ".join([*facts[:1], openings[index % len(openings)], *chosen]))
+    return made
+
+
+def _facts(chip: Chip) -> Iterator[str]:
+    if chip.scene_class:
+        yield f"It shows {_CLASS_WORDS[chip.scene_class]}."
+    trees = truth.count(chip, "tree")
+    if trees:
+        yield f"There {'is one whole standing tree' if trees == 1 else f'are {trees} whole standing trees'}."
+    elif truth.present(chip, "tree"):
+        yield "There are standing trees."
+    elif truth.present(chip, "tree") is False:
+        yield "There is no standing tree."
+    for cover in sorted(chip.cover):
+        there = truth.present(chip, cover)
+        if there is not None:
+            yield f"There is {'' if there else 'no '}{cover}."
+    if truth.present(chip, "building"):
+        yield "There are buildings."
+    if truth.present(chip, "dead tree"):
+        yield "Some trees are dead."
+    if chip.road:
+        yield "A road crosses the image."
+    if colour := truth.dominant_colour(chip):
+        yield f"The dominant colour is {colour}."
+    if chip.setting:
+        yield f"The area is {chip.setting}."
+
+
+# --- families ------------------------------------------------------------------------------------
+
+
+def _scene(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    if chip.scene_class:
+        yield Question(
+            f"What is the scene category of this image? Choose one of: {', '.join(CLASSES)}.", chip.scene_class
+        )
+
+
+def _presence(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    for name, words in (("tree", "a standing tree"), ("water", "water"), ("vegetation", "green vegetation")):
+        there = truth.present(chip, name)
+        if there is not None:
+            yield Question(f"Is there {words} in this image? Answer yes or no.", "yes" if there else "no")
+
+
+def _counting(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    number = truth.count(chip, "tree")
+    if number is not None and number <= 20:
+        yield Question("How many standing trees lie wholly inside this image? Answer with a number.", str(number))
+
+
+def _absolute_position(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    for name in ("tree", "building"):
+        label = truth.outstanding(chip, name)
+        place = label and truth.cell(chip, label.box)
+        if label and place:
+            yield _choice(f"Where in the image is the {_named(chip, label)}?", place, _CELLS, rng)
+    if quadrant := truth.densest_quadrant(chip, "tree"):
+        quarters = ("top left", "top right", "bottom left", "bottom right")
+        yield _choice("Which quarter of the image has the most standing trees?", quadrant, quarters, rng)
+
+
+def _relative_position(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    labels = [label for label in chip.labels if label.name in ("tree", "building")]
+    for first, second in _pairs(labels, rng, 2):
+        seen = truth.direction(chip, first.box, second.box)
+        if seen:
+            yield _choice(
+                f"Where is the {first.name} in {truth.thousandths(chip, first.box)} seen from the "
+                f"{second.name} in {truth.thousandths(chip, second.box)}?",
+                seen,
+                ("left", "right", "above", "below"),
+                rng,
+            )
+
+
+def _image_type(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    if chip.modality:
+        kinds = ("natural-colour", "panchromatic", "radar", "thermal infrared")
+        yield _choice("Which type of image is this?", chip.modality, kinds, rng)
+
+
+def _colour(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    if colour := truth.dominant_colour(chip):
+        yield Question("What is the dominant colour of this image?", colour)
+
+
+def _resolution(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    yield Question("What is the ground sampling distance of this image in metres per pixel?", f"{chip.gsd:g}")
+
+
+def _false_colour(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    for name, word in (("tree", "standing tree"), ("water", "water"), ("vegetation", "vegetation")):
+        if truth.present(chip, name) is False:
+            yield Question(f"What is the colour of the {word} in this image?", f"There is no {word} in this image.")
+
+
+def _true_colour(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    """The honest counterpart of the deceptive question: the same words where the thing is there."""
+    if chip.modality == "natural-colour" and truth.present(chip, "tree") and chip.scene.startswith("yell"):
+        yield Question("What is the colour of the standing tree in this image?", "green")
+
+
+def _false_position(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    for name, word in (("tree", "standing tree"), ("water", "water")):
+        if truth.present(chip, name) is False:
+            nothing = f"there is no {word} in this image"
+            options = tuple(rng.sample(_CELLS, 3))
+            yield _choice(f"Where in the image is the {word}?", nothing, (nothing, *options), rng)
+
+
+def _false_relative_position(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    if truth.present(chip, "tree") is False:
+        nothing = "there is no standing tree in this image"
+        options = (nothing, *rng.sample(("left", "right", "above", "below"), 3))
+        yield _choice("Where is the largest standing tree seen from the smallest standing tree?", nothing, options, rng)
+
+
+def _compare_trees(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    more = truth.more_trees_left(chip)
+    if more is not None:
+        yield _yes_no("Are there more trees in the left half than in the right half of the image?", more)
+
+
+def _compare_cover(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    more = truth.larger_cover(chip, "vegetation", "water")
+    if more is not None:
+        yield _yes_no("Does vegetation cover a larger area than water?", more)
+
+
+def _mostly_water(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    wet = truth.mostly_water(chip)
+    if wet is not None:
+        yield _yes_no("Is most of this area covered by water?", wet)
+
+
+def _is_there_tree(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    there = truth.present(chip, "tree")
+    if there is not None:
+        yield _yes_no("Is at least one standing tree visible?", there)
+
+
+def _rural_urban(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    if chip.setting:
+        yield Question("Is this a rural or an urban area?", chip.setting)
+
+
+def _grounding(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    for name in ("tree", "building"):
+        label = truth.outstanding(chip, name)
+        if label:
+            yield _box_question(f"Give the box of the {_named(chip, label)}.", chip, label)
+    label = truth.nearest_centre(chip, "tree")
+    if label:
+        yield _box_question("Give the box of the tree nearest to the centre of the image.", chip, label)
+    trees = [label for label in chip.labels if label.name == "tree"]
+    for label in rng.sample(trees, min(8, len(trees))):
+        point = truth.own_point(chip, label)
+        if point:
+            yield _box_question(f"Give the box of the tree at {point}.", chip, label)
+
+
+def _footprint(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    label = truth.outstanding(chip, "building")
+    if label:
+        ring = [truth.thousandths(chip, (x, y, x, y))[:2] for x, y in label.polygon]
+        yield Question(f"Give the outline of the {_named(chip, label)} as a polygon.", str([ring]))
+
+
+def _measurement(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    labels = [label for label in chip.labels if label.name in ("tree", "building")]
+    for label in rng.sample(labels, min(2, len(labels))):
+        width, height = truth.metres(chip, label.box)
+        yield Question(
+            f"One pixel is {chip.gsd:g} m and the image is {chip.size} pixels wide. What are the width and the height "
+            f"in metres of the {label.name} in {truth.thousandths(chip, label.box)}?",
+            f"{width:.1f} and {height:.1f}",
+        )
+
+
+def _multi_label(chip: Chip, rng: random.Random) -> Iterator[Question]:
+    classes = ("vegetation", "water")
+    known = {name: truth.present(chip, name) for name in classes}
+    if None not in known.values() and any(known.values()):
+        there = ", ".join(name for name in classes if known[name])
+        yield Question(f"Which of these land covers are in the image: {', '.join(classes)}.", there)
+
+
+FAMILIES = (
+    Family("classification", "cls_aid", "cls_AID.json", _scene, "region named by a person; trees counted by label"),
+    Family("presence", "rs_presence_mo_judge", "presence_mo_dota.json", _presence, "labels that are complete; spectra"),
+    Family(
+        "counting",
+        "rs_counting_mo_open",
+        "counting_dota-test_open.json",
+        _counting,
+        "complete labels, whole crowns, ≤ 20",
+    ),
+    Family(
+        "absolute position", "rs_position_mo_mc", "abspos_dota-test_mc.json", _absolute_position, "unique or largest"
+    ),
+    Family(
+        "relative position",
+        "rs_relative_position_mo_mc",
+        "relpos_dota-test_mc.json",
+        _relative_position,
+        "two boxes, far apart along one axis",
+    ),
+    Family("modality", "rs_imagetype_mc", "imgType_mcq.json", _image_type, "metadata"),
+    Family("colour", "rs_color_open", "color_dota-test_fair1m-val_open.json", _colour, "≥ 60 % of the pixels"),
+    Family("colour of what is there", "rs_color_open", "", _true_colour, "labelled trees (training only)"),
+    Family("resolution", "rs_gsd_open", "gsd_dota_fbp.json", _resolution, "metadata"),
+    Family(
+        "deceptive colour",
+        "rs_color_false_random_open",
+        "color_false_dota-test_random_open.json",
+        _false_colour,
+        "proven absence",
+    ),
+    Family(
+        "deceptive position",
+        "rs_position_false_random_mc",
+        "abspos_false_dota-test_random_mc.json",
+        _false_position,
+        "proven absence",
+    ),
+    Family(
+        "deceptive relation",
+        "rs_relative_position_false_random_mc",
+        "relpos_false_dota-test_random_mc.json",
+        _false_relative_position,
+        "proven absence",
+    ),
+    Family("comparison of counts", "vqa_HR-comp", "RSVQA_HR-comp_RSVQA.json", _compare_trees, "labels, with a margin"),
+    Family("VQA presence", "vqa_HR-pre", "RSVQA_HR-presence_RSVQA.json", _is_there_tree, "labels that are complete"),
+    Family("comparison of areas", "vqa_LR-comp", "RSVQA_LR-comp_RSVQA.json", _compare_cover, "spectral bounds"),
+    Family("mostly water", "vqa_LR-pre", "RSVQA_LR-presence_RSVQA.json", _mostly_water, "spectral bounds"),
+    Family("rural or urban", "vqa_LR-rural", "RSVQA_LR-rural_urban_RSVQA.json", _rural_urban, "named by a person"),
+    Family(
+        "grounding",
+        "rs_vg",
+        "VG_DOIR_RSVG_test.json",
+        _grounding,
+        "unique, largest, nearest to the centre or at a point that no other box holds; whole",
+    ),
+    Family("building footprint", "rs_building_polygon", "bfv_crowdai_val.json", _footprint, "unoccluded outline"),
+    Family("measurement", "rs_meas", "obj_meas_dota_test.json", _measurement, "label box × ground sampling distance"),
+    Family("multi-label", "rs_ml_gid", "mlc_gid_test.json", _multi_label, "spectral bounds for every class"),
+)
+
+_CELLS = (
+    "top left",
+    "top",
+    "top right",
+    "left",
+    "centre",
+    "right",
+    "bottom left",
+    "bottom",
+    "bottom right",
+)
+
+
+def _named(chip: Chip, label: Label) -> str:
+    alone = sum(other.name == label.name for other in (*chip.labels, *chip.cut)) == 1
+    return label.name if alone and label.name in chip.complete else f"largest {label.name}"
+
+
+def _box_question(text: str, chip: Chip, label: Label) -> Question:
+    return Question(text, str(truth.thousandths(chip, label.box)), str([round(v) for v in label.box]))
+
+
+def _yes_no(text: str, yes: bool) -> Question:
+    return Question(f"{text} Answer yes or no.", "yes" if yes else "no")
+
+
+def _choice(text: str, answer: str, options: tuple[str, ...], rng: random.Random) -> Question:
+    """A multiple-choice question with four lettered options, the answer at a random letter."""
+    others = rng.sample([option for option in options if option != answer], 3)
+    shown = rng.sample([answer, *others], 4)
+    lines = " ".join(f"{letter}. {option}" for letter, option in zip("ABCD", shown, strict=True))
+    return Question(f"{text} {lines} Answer with the letter.", "ABCD"[shown.index(answer)])
+
+
+def _pairs(labels: list[Label], rng: random.Random, number: int) -> Iterator[tuple[Label, Label]]:
+    for _ in range(number):
+        if len(labels) >= 2:
+            first, second = rng.sample(labels, 2)
+            yield first, second

@@ -1,0 +1,87 @@
+"""Encoded samples and their pictures → tensors: read in the background, padded to the longest of a micro-batch."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vhm.data.encode import IGNORE, expand
+from vhm.data.images import Limits
+from vhm.data.images.cache import DiskCache
+from vhm.data.images.stores import open_root
+from vhm.data.images.transform import PixelCache, View, normalised
+from vhm.data.index import Index
+from vhm.data.records import image_name
+from vhm.io import cache_directory
+from vhm.recipe import Data, StageRecipe
+from vhm.train.samples import EncodedSamples
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """input_ids, labels, attention_mask: [B, T]; pixel_values: [images, 3, S, S] or None."""
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    attention_mask: torch.Tensor
+    pixel_values: torch.Tensor | None
+
+    @property
+    def targets(self) -> int:
+        return int((self.labels[:, 1:] != IGNORE).sum())
+
+    @property
+    def tokens(self) -> int:
+        return int(self.attention_mask.sum())
+
+
+class TrainingSet:
+    """Encoded samples and their pictures as micro-batches."""
+
+    def __init__(
+        self,
+        samples: EncodedSamples,
+        index: Index,
+        images: str,
+        processor: Any,
+        stage: StageRecipe,
+        image_tokens: int,
+        data: Data,
+    ) -> None:
+        side = processor.image_processor.crop_size["height"]
+        limits = Limits(max_pixels=data.max_pixels)
+        view = View(side, stage.image_aspect == "pad", limits, data.bands, data.scaled_decode)
+        disk = DiskCache(cache_directory() / "pixels", int(data.pixel_cache_gb * 1e9)) if data.pixel_cache_gb else None
+        root = open_root(images)
+        self._pixels = PixelCache(root, view, disk=disk)
+        self._threads = ThreadPoolExecutor(16 if root.remote else 2)
+        self._pad = processor.tokenizer.pad_token_id
+        self._image_tokens = image_tokens
+        self._image_id = processor.tokenizer.convert_tokens_to_ids("<image>")
+        self._samples, self._index = samples, index
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def batch(self, indices: list[int]) -> Batch:
+        """The samples as one micro-batch. No index: the first sample with nothing to learn from it."""
+        import torch
+
+        chosen = indices or [0]
+        rows = [expand(self._samples[i], self._image_id, self._image_tokens) for i in chosen]
+        if not indices:
+            rows = [(ids, [IGNORE] * len(labels)) for ids, labels in rows]
+        longest = max(len(ids) for ids, _ in rows)
+        pad = self._pad
+        images = [image_name(self._index[int(self._samples.records[i])]) for i in chosen]
+        pixels = list(self._threads.map(self._pixels.read, [image for image in images if image]))
+        return Batch(
+            torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows]),
+            torch.tensor([labels + [IGNORE] * (longest - len(labels)) for _, labels in rows]),
+            torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows]),
+            normalised(pixels) if pixels else None,
+        )
