@@ -19,7 +19,7 @@ from PIL import Image
 from vhm.artifacts.lineage import content_hash
 from vhm.data.encode import IMAGE_MARKER
 from vhm.data.images import load_image
-from vhm.data.images.stores import ImageRoot, open_root
+from vhm.data.images.stores import ImageStore, open_store
 from vhm.data.records import check_turns, image_name
 from vhm.errors import CheckpointError, EncodeError, ImageError, InputError, RecordError
 from vhm.evaluate.tasks import Task
@@ -51,7 +51,7 @@ def questions(task: Task, directory: Path) -> list[Question]:
     records = read_json(file)
     if not isinstance(records, list):
         raise InputError(f"{file} is not a JSON array of records")
-    root = open_root(directory)
+    root = open_store(directory)
     made = []
     for index, record in enumerate(records):
         try:
@@ -94,7 +94,7 @@ def predict(
     blind = {task.name for task in tasks if task.name in settings.blind or task.key in settings.blind}
     work = [(task, False) for task in tasks] + [(task, True) for task in tasks if task.name in blind]
     answerer = Answerer(model)
-    root = open_root(directory)
+    root = open_store(directory)
     for number, (task, without_picture) in enumerate(work, start=1):
         path = predictions_file(folder, task, without_picture)
         done = {row["index"] for row in read_jsonl(path)} if path.exists() else set()
@@ -159,7 +159,7 @@ def _drop_torn_line(path: Path) -> None:
         write_bytes(path, whole)
 
 
-def _picture(root: ImageRoot, name: str, bands: tuple[int, int, int] | None) -> Image.Image | str:
+def _picture(root: ImageStore, name: str, bands: tuple[int, int, int] | None) -> Image.Image | str:
     """The picture, or why there is none."""
     try:
         return load_image(root.read(name), bands=bands)

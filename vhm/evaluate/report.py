@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vhm.data.images import load_image
-from vhm.data.images.stores import open_root
+from vhm.data.images.stores import open_store
 from vhm.errors import ImageError
 from vhm.evaluate.metrics import judge
 from vhm.evaluate.predict import predictions_file, questions
@@ -96,7 +96,7 @@ def _examples(task: Task, data: Path, folder: Path, mode: Any) -> Iterator[Examp
     """A few answers spread over the task, wrong ones among them where there are some."""
     rows = [row for row in read_jsonl(predictions_file(folder, task)) if row["pred"] is not None]
     judged, _ = judge(task.type, rows, mode)
-    root = open_root(data)
+    root = open_store(data)
     values: list[float | None] = list(judged.values) or [None] * len(rows)
     images = {question.index: question.image for question in questions(task, data)}
     pairs = sorted(zip(values, rows, strict=True), key=lambda pair: (pair[0] or 0, pair[1]["index"]))

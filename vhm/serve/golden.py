@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vhm.data.images import load_image
-from vhm.data.images.stores import open_root
+from vhm.data.images.stores import open_store
 from vhm.data.records import image_name
 from vhm.errors import InputError
 from vhm.inference import geometry
@@ -36,7 +36,7 @@ def try_locally(model: Path, data: Path, golden: Path, recipe_file: Path, out: P
     box red). Raises ServeError when the server does not come up or refuses a question;
     whether the answers are good enough was the gate's to say.
     """
-    root = open_root(data)
+    root = open_store(data)
     answers = []
     with local_server(model, recipe_file) as url:
         for entry in read_json(golden):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vhm.data.encode import IGNORE, expand
 from vhm.data.images import Limits
 from vhm.data.images.cache import DiskCache
-from vhm.data.images.stores import open_root
+from vhm.data.images.stores import open_store
 from vhm.data.images.transform import PixelCache, View, normalised
 from vhm.data.index import Index
 from vhm.data.records import image_name
@@ -56,7 +56,7 @@ class TrainingSet:
         limits = Limits(max_pixels=data.max_pixels)
         view = View(side, stage.image_aspect == "pad", limits, data.bands, data.scaled_decode)
         disk = DiskCache(cache_directory() / "pixels", int(data.pixel_cache_gb * 1e9)) if data.pixel_cache_gb else None
-        root = open_root(images)
+        root = open_store(images)
         self._pixels = PixelCache(root, view, disk=disk)
         self._threads = ThreadPoolExecutor(16 if root.remote else 2)
         self._pad = processor.tokenizer.pad_token_id

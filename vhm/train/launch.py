@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vhm.artifacts.lineage import LINEAGE
-from vhm.data.images.stores import open_root
+from vhm.data.images.stores import open_store
 from vhm.data.index import manifest_file
 from vhm.errors import InputError, TrainError
 from vhm.io import sha256_tree, write_text
@@ -44,7 +44,7 @@ def train(
     if not (model / "config.json").exists():
         raise InputError(f"model {model / 'config.json'} does not exist")
     manifests = [manifest_file(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
-    open_root(images)
+    open_store(images)
     if out.resolve() == model.resolve():
         raise InputError(f"--out {out} is the model to start from: choose another place")
     if out.is_dir() and any(out.iterdir()) and not (out / "recipe.yaml").exists():

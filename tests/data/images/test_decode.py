@@ -16,7 +16,7 @@ from PIL import Image
 from vhm.data.images import Limits, load_image, load_pixels
 from vhm.data.images.cache import DiskCache
 from vhm.data.images.resize import bicubic
-from vhm.data.images.stores import open_root
+from vhm.data.images.stores import open_store
 from vhm.data.images.transform import PixelCache, View, normalised, squared
 from vhm.errors import ImageError
 
@@ -222,7 +222,7 @@ def test_kept_pixels_are_those_of_the_file(tmp_path: Path) -> None:
     disk = DiskCache(tmp_path / "disk", 10**8)
 
     def read(pad: bool = True) -> np.ndarray:
-        return PixelCache(open_root(tmp_path / "images"), View(28, pad), disk=disk).read("a.png")
+        return PixelCache(open_store(tmp_path / "images"), View(28, pad), disk=disk).read("a.png")
 
     first = read()
     assert np.array_equal(first, squared(noise[0], 28, True))

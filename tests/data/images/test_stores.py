@@ -11,7 +11,7 @@ import pytest
 from tests.support.lists import validate
 from tests.support.s3 import Faults, FaultyProxy, SeaweedFS, client
 from tests.support.terrain import terrain
-from vhm.data.images.stores import open_root
+from vhm.data.images.stores import open_store
 from vhm.data.index import open_index
 from vhm.data.shards.pack import pack
 from vhm.errors import ImageError, InputError
@@ -45,7 +45,7 @@ def test_images_are_read_from_a_publication(
     with FaultyProxy(s3_server.port, faults) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         for _ in range(2):
-            root = open_root(f"s3://{bucket}/data")
+            root = open_store(f"s3://{bucket}/data")
             for number in range(60):
                 name = f"src/{number}.jpg"
                 path = packed / "files" / name
@@ -61,14 +61,14 @@ def test_a_plain_prefix_is_a_folder(packed: Path, bucket: str, s3_server: Seawee
     s3 = client(s3_server.url)
     for number in range(3):
         s3.upload_file(str(packed / "files" / "src" / f"{number}.jpg"), bucket, f"plain/src/{number}.jpg")
-    root = open_root(f"s3://{bucket}/plain")
+    root = open_store(f"s3://{bucket}/plain")
     assert root.read("src/1.jpg") == (packed / "files" / "src" / "1.jpg").read_bytes()
     with pytest.raises(ImageError, match="image_missing"):
         root.read("src/9.jpg")
     s3.upload_file(str(packed / "files" / "src" / "2.jpg"), bucket, "plain/src/1.jpg")
     assert root.read("src/1.jpg") == (packed / "files" / "src" / "2.jpg").read_bytes(), "another object, another entry"
     with pytest.raises(InputError, match="is empty or does not exist"):
-        open_root(f"s3://{bucket}/nothing")
+        open_store(f"s3://{bucket}/nothing")
 
 
 def test_the_copy_on_disk_has_a_limit(
@@ -76,14 +76,14 @@ def test_the_copy_on_disk_has_a_limit(
 ) -> None:
     publish(packed / "shards", S3Uri(bucket, "data"))
     monkeypatch.setenv("VHM_CACHE_GB", "0.00004")
-    root = open_root(f"s3://{bucket}/data")
+    root = open_store(f"s3://{bucket}/data")
     for number in range(60):
         root.read(f"src/{number}.jpg")
     kept = sum(p.stat().st_size for p in (tmp_path / "cache" / "s3").rglob("*") if p.is_file())
     assert 0 < kept <= 44_000
     monkeypatch.setenv("VHM_CACHE_GB", "many")
     with pytest.raises(InputError, match="VHM_CACHE_GB"):
-        open_root(f"s3://{bucket}/data")
+        open_store(f"s3://{bucket}/data")
 
 
 def test_a_publication_is_validated_as_a_folder_is(packed: Path, bucket: str, tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_a_publication_is_validated_as_a_folder_is(packed: Path, bucket: str, tm
 def test_no_other_scheme(tmp_path: Path) -> None:
     for place in ("https://example.org/x", "file:///etc", "gs://bucket/x"):
         with pytest.raises(InputError, match="write it as s3://"):
-            open_root(place)
+            open_store(place)
     with pytest.raises(InputError, match="does not exist"):
-        open_root(tmp_path / "nothing")
+        open_store(tmp_path / "nothing")
 
 
 def test_a_pipe_is_no_image(tmp_path: Path) -> None:
@@ -114,5 +114,5 @@ def test_a_pipe_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").mkdir()
     for name in ("a.jpg", "b.jpg"):
         with pytest.raises(ImageError, match="image_unknown"):
-            open_root(tmp_path).read(name)
+            open_store(tmp_path).read(name)
     shutil.rmtree(tmp_path / "b.jpg")

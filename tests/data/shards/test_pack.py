@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.support.lists import validate
-from vhm.data.images.stores import open_root
+from vhm.data.images.stores import open_store
 from vhm.data.index import open_index
 from vhm.data.shards.pack import pack, packed_records, parse_size, unpack
 from vhm.data.shards.table import index_shards
@@ -101,20 +101,20 @@ def test_shards_from_elsewhere_become_an_image_root(dataset: Path, tmp_path: Pat
     with tarfile.open(tmp_path / "their.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         tar.add(dataset / "images" / "src", "src")
     assert index_shards(tmp_path) == 40
-    root = open_root(tmp_path)
+    root = open_store(tmp_path)
     assert root.read("src/07.jpg") == (dataset / "images/src/07.jpg").read_bytes()
     assert root.size("src/07.jpg") == (dataset / "images/src/07.jpg").stat().st_size
 
 
 def test_what_is_not_in_the_shards(dataset: Path, tmp_path: Path) -> None:
     pack(dataset / "valid", dataset / "images", tmp_path / "packed")
-    root = open_root(tmp_path / "packed")
+    root = open_store(tmp_path / "packed")
     for name in ("src/nothing.jpg", "", "zzz", "../list.json"):
         with pytest.raises(ImageError, match="image_missing"):
             root.read(name)
     (tmp_path / "packed" / "index.arrow").write_bytes(b"no arrow")
     with pytest.raises(InputError, match="vhm data index"):
-        open_root(tmp_path / "packed")
+        open_store(tmp_path / "packed")
 
 
 def test_damage_in_a_shard_is_seen(dataset: Path, tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def test_damage_in_a_shard_is_seen(dataset: Path, tmp_path: Path) -> None:
     for damaged in (whole[:middle], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
         shard.write_bytes(damaged)
         with pytest.raises(ImageError, match=r"shard-000000.tar does not hold src/07.jpg as its table says"):
-            open_root(tmp_path / "packed").read("src/07.jpg")
+            open_store(tmp_path / "packed").read("src/07.jpg")
     shard.write_bytes(whole)
-    assert open_root(tmp_path / "packed").read("src/07.jpg") == image
+    assert open_store(tmp_path / "packed").read("src/07.jpg") == image
 
 
 def test_an_empty_manifest_is_not_packed(dataset: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import orjson
 
 from vhm.data.images.cache import DiskCache, kept_file
-from vhm.data.shards.table import INDEX, TABLE, Place, ShardTable, is_packed, open_local_table, open_table
+from vhm.data.shards.table import INDEX, TABLE, ShardEntry, ShardTable, is_packed, open_local_table, open_table
 from vhm.errors import ImageError, InputError
 from vhm.io import cache_directory, write_bytes
 from vhm.storage.s3 import Bucket, is_uri, parse_uri
@@ -29,7 +29,7 @@ from vhm.storage.versions import Published, open_published
 MAX_FILE = 2**30
 
 
-class ImageRoot(Protocol):
+class ImageStore(Protocol):
     """Gives the bytes of an image by its name below the root; from several threads at once."""
 
     remote: bool
@@ -47,14 +47,14 @@ class ImageRoot(Protocol):
         ...
 
 
-def open_root(place: str | Path) -> ImageRoot:
+def open_store(place: str | Path) -> ImageStore:
     """The image root at a path or an s3:// address; InputError when there is none."""
     if is_uri(place):
         return _open_remote(str(place))
     path = Path(place)
     if not path.is_dir():
         raise InputError(f"image root {path} does not exist")
-    return PackedRoot(path) if is_packed(path) else FolderRoot(path)
+    return ShardStore(path) if is_packed(path) else FolderStore(path)
 
 
 def join(root: str | Path, name: str) -> str | Path:
@@ -64,7 +64,7 @@ def join(root: str | Path, name: str) -> str | Path:
     return f"{root}/{name}" if is_uri(root) else Path(root) / name
 
 
-class FolderRoot:
+class FolderStore:
     remote = False
 
     def __init__(self, path: Path) -> None:
@@ -114,14 +114,14 @@ class _Shards:
     def stamp(self, name: str) -> str:
         return self._place(name).sha256.hex()
 
-    def _place(self, name: str) -> Place:
+    def _place(self, name: str) -> ShardEntry:
         place = self._table.find(name)
         if place is None:
             raise ImageError("image_missing", f"{name} is not in {self._where}")
         return place
 
 
-class PackedRoot(_Shards):
+class ShardStore(_Shards):
     """Shards are memory-mapped; the table says where each image's bytes are, and what they must be."""
 
     remote = False
@@ -158,15 +158,15 @@ class PackedRoot(_Shards):
 # --- S3 ------------------------------------------------------------------------------------------
 
 
-def _open_remote(place: str) -> ImageRoot:
+def _open_remote(place: str) -> ImageStore:
     uri = parse_uri(place)
     published = open_published(uri)
     if published is None:
         published = Published(Bucket(uri.bucket), uri, {})
         if not published.bucket.keys(f"{uri.prefix}/" if uri.prefix else "", limit=1):
             raise InputError(f"image root {place} is empty or does not exist")
-        return RemoteFolder(published)
-    return RemoteShards(published) if INDEX in published.files else RemoteFolder(published)
+        return RemoteFolderStore(published)
+    return RemoteShardStore(published) if INDEX in published.files else RemoteFolderStore(published)
 
 
 def image_cache() -> DiskCache:
@@ -182,7 +182,7 @@ def fetch_file(published: Published, name: str) -> Path:
     return kept_file(published.files[name]["sha256"], lambda path: write_bytes(path, published.read(name)))
 
 
-class RemoteFolder:
+class RemoteFolderStore:
     """One object an image."""
 
     remote = True
@@ -218,7 +218,7 @@ class RemoteFolder:
         return entry
 
 
-class RemoteShards(_Shards):
+class RemoteShardStore(_Shards):
     """Images are ranges of shards; each one's hash is in the table, so what comes damaged is asked for again."""
 
     remote = True

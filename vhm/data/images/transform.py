@@ -18,7 +18,7 @@ from PIL import Image
 from vhm.data.images import DEFAULT_LIMITS, Limits, load_pixels
 from vhm.data.images.cache import DiskCache
 from vhm.data.images.resize import bicubic
-from vhm.data.images.stores import ImageRoot
+from vhm.data.images.stores import ImageStore
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,7 @@ class PixelCache:
     bounds what is kept in memory."""
 
     def __init__(
-        self, root: ImageRoot, view: View, max_bytes: int = 512 * 2**20, disk: DiskCache | None = None
+        self, root: ImageStore, view: View, max_bytes: int = 512 * 2**20, disk: DiskCache | None = None
     ) -> None:
         self._root, self._view, self._disk = root, view, disk
         self._room = max(1, max_bytes // (3 * view.side**2))

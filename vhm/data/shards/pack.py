@@ -21,10 +21,10 @@ from typing import Any
 
 import orjson
 
-from vhm.data.images.stores import ImageRoot, open_root
+from vhm.data.images.stores import ImageStore, open_store
 from vhm.data.index import Index, manifest_file, open_index
 from vhm.data.records import image_name
-from vhm.data.shards.table import INDEX, Place, walk, write_table
+from vhm.data.shards.table import INDEX, ShardEntry, walk, write_table
 from vhm.errors import InputError
 from vhm.io import sha256_file, whole_directory
 from vhm.progress import track
@@ -57,7 +57,7 @@ def pack(manifest: Path, images: str | Path, out: Path, shard_size: int = 10**9)
 
     Raises InputError or ImageError for what cannot be read.
     """
-    root, index = open_root(images), open_index(manifest)
+    root, index = open_store(images), open_index(manifest)
     if not len(index):
         raise InputError(f"{manifest} has no record to pack")
     samples, total = _samples(index, root)
@@ -66,7 +66,7 @@ def pack(manifest: Path, images: str | Path, out: Path, shard_size: int = 10**9)
         count *= 2  # a power of two: growing by a record does not move the others
     order = sorted(samples, key=lambda name: (_shard_of(name, count), name))
     stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in samples)
-    places: list[Place] = []
+    places: list[ShardEntry] = []
     shards: list[dict[str, Any]] = []
     with whole_directory(out, INDEX) as folder:
         steps = iter(track(order, "packing", len(order)))
@@ -79,7 +79,7 @@ def pack(manifest: Path, images: str | Path, out: Path, shard_size: int = 10**9)
                     if image_name(records[0]) is not None:
                         content = root.read(name)
                         digest = hashlib.sha256(content).digest()
-                        places.append(Place(name, number, _add(tar, name, content), len(content), digest))
+                        places.append(ShardEntry(name, number, _add(tar, name, content), len(content), digest))
                     told = orjson.dumps(records[0] if len(records) == 1 else records)
                     _add(tar, _beside(name, stems), told)
                     name = next(steps, None)
@@ -135,7 +135,7 @@ def packed_records(folder: Path) -> Iterator[dict[str, Any]]:
                     yield from _records(file.read(member.size), f"{shard}: {member.name}")
 
 
-def _samples(index: Index, root: ImageRoot) -> tuple[dict[str, array[int]], int]:
+def _samples(index: Index, root: ImageStore) -> tuple[dict[str, array[int]], int]:
     """Which records show each image (or none: named by their content), and how many bytes all will take."""
     samples: dict[str, array[int]] = {}
     total = 0

@@ -29,7 +29,7 @@ _SHARD = re.compile(r"[\w][\w.-]*\.tar")
 
 
 @dataclass(frozen=True)
-class Place:
+class ShardEntry:
     """Where a file's bytes are."""
 
     name: str
@@ -51,7 +51,7 @@ class ShardTable:
     def __len__(self) -> int:
         return len(self._names)
 
-    def find(self, name: str) -> Place | None:
+    def find(self, name: str) -> ShardEntry | None:
         low, high = 0, len(self._names)
         while low < high:
             middle = (low + high) // 2
@@ -61,7 +61,7 @@ class ShardTable:
                 high = middle
         if low == len(self._names) or self._names[low].as_py() != name:
             return None
-        return Place(name, *(self._columns[c][low].as_py() for c in ("shard", "offset", "size", "sha256")))
+        return ShardEntry(name, *(self._columns[c][low].as_py() for c in ("shard", "offset", "size", "sha256")))
 
 
 def open_table(index: dict[str, Any], table: Path) -> ShardTable:
@@ -82,7 +82,7 @@ def open_table(index: dict[str, Any], table: Path) -> ShardTable:
     return found
 
 
-def write_table(folder: Path, shards: list[dict[str, Any]], places: list[Place], records: int) -> None:
+def write_table(folder: Path, shards: list[dict[str, Any]], places: list[ShardEntry], records: int) -> None:
     """Write index.arrow and, last, index.json."""
     import pyarrow as pa
 
@@ -192,7 +192,7 @@ def index_shards(folder: Path) -> int:
     Raises InputError for archives that `walk` refuses, for images of one name, and where there is no image.
     """
     tars = sorted(folder.glob("*.tar"))
-    places: dict[str, Place] = {}
+    places: dict[str, ShardEntry] = {}
     records = 0
     shards = []
     for number, path in enumerate(tars):
@@ -202,7 +202,9 @@ def index_shards(folder: Path) -> int:
                 records += suffix == ".json"
                 if suffix in IMAGES:
                     _refuse(member.name in places, path, repr(member.name), "is there twice")
-                    places[member.name] = Place(member.name, number, member.offset, member.size, _digest(file, member))
+                    places[member.name] = ShardEntry(
+                        member.name, number, member.offset, member.size, _digest(file, member)
+                    )
         shards.append({"name": path.name, "size": path.stat().st_size, "sha256": sha256_file(path)})
     if not places:
         raise InputError(f"{folder} holds no *.tar with images")

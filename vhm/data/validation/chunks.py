@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from vhm.artifacts.lineage import code_hash
 from vhm.data.images import DEFAULT_LIMITS, Limits
-from vhm.data.images.stores import ImageRoot, open_root
+from vhm.data.images.stores import ImageStore, open_store
 from vhm.data.records import image_name
 from vhm.data.validation.contamination import Fingerprint, fingerprint, load_finder, save_fingerprints
 from vhm.data.validation.record_checks import Checker, Kind, Rejected, Row
@@ -242,7 +242,7 @@ def _executor(records: int) -> Executor:
 
 def _check_piece(piece: _Piece, request: Request, prints: Path | None, folder: Path) -> bool:
     """Check a piece unless that is done and its images are as they were; whether it had to be."""
-    root = None if request.skip_images else open_root(request.images)
+    root = None if request.skip_images else open_store(request.images)
     done = folder / f"{piece.name}.seen"
     # Pictures are read and decoded outside the interpreter: threads hide the disk, and more of them the network.
     remote = root is not None and root.remote
@@ -288,10 +288,10 @@ def write_table(path: Path, table: pa.Table) -> None:
 # --- images that are looked at -------------------------------------------------------------------
 
 
-def _stamp(images: Iterable[tuple[ImageRoot, str]], run: Callable[..., Iterable[str]]) -> str:
+def _stamp(images: Iterable[tuple[ImageStore, str]], run: Callable[..., Iterable[str]]) -> str:
     """A hash that changes when any of the images does: of their stamps, not of their bytes."""
 
-    def look(image: tuple[ImageRoot, str]) -> str:
+    def look(image: tuple[ImageStore, str]) -> str:
         try:
             return image[0].stamp(image[1])
         except ImageError as error:
@@ -314,13 +314,13 @@ def _images_of(records: Iterable[bytes]) -> Iterator[str]:
 
 def _look_at_evaluation(request: Request, folder: Path) -> Path:
     """Fingerprints of the evaluation images, in a file named after their stamp; unreadable ones are left out."""
-    wanted: dict[tuple[ImageRoot, str], None] = {}
-    roots = {place: open_root(place) for place, _ in request.evaluation}
+    wanted: dict[tuple[ImageStore, str], None] = {}
+    roots = {place: open_store(place) for place, _ in request.evaluation}
     for place, records in request.evaluation:
         for piece in _cut([records], 0, len(records), _PIECE):
             wanted |= dict.fromkeys((roots[place], name) for name in _images_of(piece.records()))
 
-    def look(image: tuple[ImageRoot, str]) -> tuple[str, Fingerprint] | None:
+    def look(image: tuple[ImageStore, str]) -> tuple[str, Fingerprint] | None:
         root, name = image
         try:
             return name, fingerprint(root.read(name))

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from vhm.data.images import load_image
-from vhm.data.images.stores import ImageRoot
+from vhm.data.images.stores import ImageStore
 from vhm.errors import ImageError
 from vhm.io import write_text
 
@@ -27,7 +27,7 @@ class Leak:
     evaluation: str
 
 
-def write_leaks(path: Path, leaks: list[Leak], training: ImageRoot, evaluation: Iterable[ImageRoot]) -> None:
+def write_leaks(path: Path, leaks: list[Leak], training: ImageStore, evaluation: Iterable[ImageStore]) -> None:
     """Write the page; of more than `SHOWN` pairs the first ones. A picture that cannot be read is a note."""
     roots = list(evaluation)
     rows = "".join(
@@ -44,7 +44,7 @@ def write_leaks(path: Path, leaks: list[Leak], training: ImageRoot, evaluation: 
     )
 
 
-def _picture(name: str, roots: list[ImageRoot]) -> str:
+def _picture(name: str, roots: list[ImageStore]) -> str:
     for root in roots:
         try:
             image = load_image(root.read(name))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import orjson
 
 from vhm.data.images import Limits, load_pixels
-from vhm.data.images.stores import ImageRoot
+from vhm.data.images.stores import ImageStore
 from vhm.data.records import IMAGE_MARKER, Record, check_turns, image_name
 from vhm.data.validation.contamination import LeakFinder, fingerprint
 from vhm.data.validation.stream import parse_record
@@ -66,7 +66,7 @@ class Checker:
 
     def __init__(
         self,
-        root: ImageRoot | None,
+        root: ImageStore | None,
         kind: Kind,
         limits: Limits,
         max_text: int,
@@ -164,7 +164,7 @@ class Checker:
             raise RecordError("leak", f"{LEAK}{found.leak}")
         return found.sha256, found.size
 
-    def _look(self, name: str, root: ImageRoot) -> _Image | ImageError:
+    def _look(self, name: str, root: ImageStore) -> _Image | ImageError:
         try:
             content = root.read(name)
         except ImageError as error:

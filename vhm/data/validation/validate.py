@@ -27,7 +27,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from vhm.data.images.stores import open_root
+from vhm.data.images.stores import open_store
 from vhm.data.index import IndexWriter
 from vhm.data.records import image_name
 from vhm.data.validation.chunks import (
@@ -105,7 +105,7 @@ def validate(
     if "leak" in result.reasons:
         places = sorted({str(root) for root, _ in request.evaluation})
         leaks = list(_leaks(out, request.lists))
-        write_leaks(out / "leaks.html", leaks, open_root(request.images), map(open_root, places))
+        write_leaks(out / "leaks.html", leaks, open_store(request.images), map(open_store, places))
     write_json(out / "validation.json", result.to_dict())
     if shard == (0, 1):
         shutil.rmtree(out / PARTS, ignore_errors=True)
