@@ -13,7 +13,7 @@ from vhm.evaluate import evaluate
 from vhm.evaluate.gate import gate
 from vhm.evaluate.predict import merge_predictions, predict
 from vhm.evaluate.tasks import tasks_in
-from vhm.recipe import Gate, load_recipe
+from vhm.recipe import GateRecipe, load_recipe
 
 NAMES = ["presence", "grounding", "cls_aid"]
 
@@ -103,14 +103,14 @@ def test_the_report_escapes_what_models_say(run: Path, cut: Path, recipe, tmp_pa
 
 def test_gate_asks_for_thresholds_margins_and_no_regression() -> None:
     task = {"figure": "accuracy", "accuracy": 0.8, "margin_majority_low": 0.1, "margin_blind_low": -0.02}
-    settings = Gate(thresholds={"presence.accuracy": 0.7}, beat_majority=["presence"], beat_blind=["presence"])
+    settings = GateRecipe(thresholds={"presence.accuracy": 0.7}, beat_majority=["presence"], beat_blind=["presence"])
     checks = gate({"tasks": {"presence": task}}, settings)
     assert [check.passed for check in checks] == [True, True, False]
     before = {"tasks": {"presence": task | {"accuracy": 0.86}, "grounding": {"figure": "precision", "precision": 0.3}}}
-    checks = gate({"tasks": {"presence": task}}, Gate(max_regression=0.05), before)
+    checks = gate({"tasks": {"presence": task}}, GateRecipe(max_regression=0.05), before)
     assert [(check.passed, check.value) for check in checks] == [(False, 0.8), (False, None)]
 
 
 def test_gate_does_not_compare_different_data() -> None:
     with pytest.raises(InputError, match="differ in data_sha256"):
-        gate({"tasks": {}, "data_sha256": "a"}, Gate(), {"tasks": {}, "data_sha256": "b"})
+        gate({"tasks": {}, "data_sha256": "a"}, GateRecipe(), {"tasks": {}, "data_sha256": "b"})

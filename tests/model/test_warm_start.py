@@ -191,7 +191,7 @@ def test_the_shipped_projector_is_trained(sample: Path, tmp_path: Path) -> None:
 
 def _loss(model_directory: Path, manifest: Path, images: Path, stage) -> float:
     from vhm.data.index import open_index
-    from vhm.recipe import Data
+    from vhm.recipe import DataRecipe
     from vhm.train.collate import TrainingSet
     from vhm.train.engine import LabelledLoss
     from vhm.train.samples import EncodedSamples, encode_samples
@@ -199,7 +199,7 @@ def _loss(model_directory: Path, manifest: Path, images: Path, stage) -> float:
     model, processor = load_model(model_directory)
     encode_samples(manifest.parent / "samples", open_index(manifest), processor.tokenizer, stage, {})
     encoded = EncodedSamples(manifest.parent / "samples")
-    samples = TrainingSet(encoded, open_index(manifest), str(images), processor, stage, 144, Data())
+    samples = TrainingSet(encoded, open_index(manifest), str(images), processor, stage, 144, DataRecipe())
     batch = samples.batch(list(range(0, len(samples), 40)))
     with torch.no_grad():
         return float(LabelledLoss(model)(batch)) / batch.targets

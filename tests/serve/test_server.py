@@ -205,13 +205,13 @@ def test_a_tiff_is_shown_in_the_bands_that_the_model_has_learnt(url: str, cut: P
     """The served model has learnt none in particular: one that has is asked beside it, without a server."""
     from types import SimpleNamespace
 
-    from vhm.recipe import Serving
+    from vhm.recipe import ServingRecipe
     from vhm.sample.sources import fetch
     from vhm.serve.predictor import question
 
     content = fetch("solaris").read("preproc_tutorial/ms1.tif")
     assert ask(url, content, QUESTION)
-    engine = SimpleNamespace(limits=Serving(), special_tokens=frozenset(), bands=(3, 2, 1))
+    engine = SimpleNamespace(limits=ServingRecipe(), special_tokens=frozenset(), bands=(3, 2, 1))
     shown = question(content, QUESTION, engine, "it").image  # type: ignore[arg-type]
     engine.bands = None
     assert shown.split() == question(content, QUESTION, engine, "it").image.split()[::-1]  # type: ignore[arg-type]

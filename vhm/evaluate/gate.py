@@ -7,7 +7,7 @@ from typing import Any
 
 from vhm.errors import InputError
 from vhm.evaluate.tasks import find_task
-from vhm.recipe import Gate
+from vhm.recipe import GateRecipe
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Check:
         return f"{self.name} is {seen}, {'at least' if self.passed else 'must be at least'} {self.least:.3f}"
 
 
-def gate(candidate: dict[str, Any], settings: Gate, baseline: dict[str, Any] | None = None) -> list[Check]:
+def gate(candidate: dict[str, Any], settings: GateRecipe, baseline: dict[str, Any] | None = None) -> list[Check]:
     """All checks of `candidate` (a scores.json) in order. The model may be promoted when all have passed.
 
     Raises InputError when the scores lack their form, or a baseline was scored on other data.

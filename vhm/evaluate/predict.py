@@ -27,7 +27,7 @@ from vhm.inference.generator import Answerer, Asked
 from vhm.io import jsonl, read_json, read_jsonl, sha256_tree, write_bytes, write_json
 from vhm.model.build import bands_of
 from vhm.progress import track
-from vhm.recipe import Evaluation
+from vhm.recipe import EvaluationRecipe
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def predict(
     directory: Path,
     out: Path,
     tasks: list[Task],
-    settings: Evaluation,
+    settings: EvaluationRecipe,
     shard: tuple[int, int] = (0, 1),
     resume: bool = False,
     bands: tuple[int, int, int] | None = None,

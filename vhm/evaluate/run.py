@@ -15,7 +15,7 @@ from vhm.evaluate.predict import predict, predictions_file
 from vhm.evaluate.report import write_report
 from vhm.evaluate.tasks import Task, tasks_in
 from vhm.io import read_json, read_jsonl, write_json
-from vhm.recipe import Evaluation, Recipe
+from vhm.recipe import EvaluationRecipe, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def _name_of(model: Path) -> str:
     return f"{read_json(model / 'lineage.json')['recipe']['name']} after {read_json(model / 'training.json')['stage']}"
 
 
-def _score_task(task: Task, folder: Path, settings: Evaluation) -> dict[str, Any]:
+def _score_task(task: Task, folder: Path, settings: EvaluationRecipe) -> dict[str, Any]:
     rows = read_jsonl(predictions_file(folder, task))
     result: dict[str, Any] = {"type": task.type, **score(task.type, rows, settings.mode)}
     judged, usable = judge(task.type, rows, settings.mode)
@@ -90,7 +90,7 @@ def _score_task(task: Task, folder: Path, settings: Evaluation) -> dict[str, Any
 
 
 def _note_margin(
-    result: dict[str, Any], name: str, values: list[float], baseline: list[float], settings: Evaluation
+    result: dict[str, Any], name: str, values: list[float], baseline: list[float], settings: EvaluationRecipe
 ) -> None:
     margin = paired_margin(values, baseline, settings.bootstrap)
     result[name] = sum(baseline) / len(baseline)

@@ -17,7 +17,7 @@ from typing import Any
 from vhm.errors import ServeError
 from vhm.inference.generator import Answerer, Asked
 from vhm.model.build import bands_of
-from vhm.recipe import Serving
+from vhm.recipe import ServingRecipe
 
 
 class Busy(ServeError):
@@ -63,7 +63,7 @@ class _Job:
 class Engine:
     """Answers questions with the model of `directory` until `close`."""
 
-    def __init__(self, directory: Path, limits: Serving) -> None:
+    def __init__(self, directory: Path, limits: ServingRecipe) -> None:
         self.limits = limits
         self.bands = bands_of(directory)
         self._answerer = Answerer(directory)

@@ -36,7 +36,7 @@ class Licence(_Section):
     research_only: bool = False
 
 
-class Parts(_Section):
+class BaseParts(_Section):
     """Directories, or a GGUF file for the LLM, that a base model is put together from."""
 
     vision_tower: str
@@ -45,16 +45,16 @@ class Parts(_Section):
     template: ChatTemplate = "v1"
 
 
-class Base(_Section):
+class BaseRecipe(_Section):
     """The model to start from; paths are relative to the data root."""
 
     model: str = "base"
-    parts: Parts | None = Field(None, description="put the base together from these instead of reading `model`")
+    parts: BaseParts | None = Field(None, description="put the base together from these instead of reading `model`")
     projector: str | None = Field(None, description="LLaVA-layout projector to warm-start from; null: train `align`")
     source_layer: int | None = Field(None, description="feature layer that gets the source's weights; null: deepest")
 
 
-class Expect(_Section):
+class Expectations(_Section):
     """What an accepted list must be like; `vhm/data/validation/expectations/*.json` say which table each threshold is for."""
 
     min_side: Positive = Field(8, description="pixels of an image's longer side")
@@ -69,7 +69,7 @@ class Expect(_Section):
     max_refusals: Share = Field(0.5, description="of a source's answers, in sft: an honest answer may be a refusal")
 
 
-class Data(_Section):
+class DataRecipe(_Section):
     """Where records and images are, relative to the data root, and what validation accepts."""
 
     root: str = "data"
@@ -83,7 +83,7 @@ class Data(_Section):
     shards: Positive = Field(1, description="parts that a list is checked in side by side")
     max_pixels: Positive = 100_000_000
     max_text: Positive = 20_000
-    expect: Expect = Expect()
+    expect: Expectations = Expectations()
     bands: tuple[Positive, Positive, Positive] | None = Field(
         None, description="bands of a TIFF to show as red, green, blue, from 1; null: its first three"
     )
@@ -96,7 +96,7 @@ class Data(_Section):
         return [named] if isinstance(named, str) else named
 
 
-class Trained(_Section):
+class Trainable(_Section):
     """Which parts learn. "upper_half" is the second half of the vision tower's blocks."""
 
     vision_tower: Literal["none", "upper_half", "all"] = "none"
@@ -109,7 +109,7 @@ class StageRecipe(_Section):
 
     template: Literal["plain"] | ChatTemplate
     image_aspect: Literal["crop", "pad"] = "pad"
-    trained: Trained = Trained()
+    trainable: Trainable = Trainable()
     weights: list[Annotated[float, Field(ge=0)]] | None = Field(
         None, description="how many times an epoch has each sample of each list of `data`; null: once"
     )
@@ -130,7 +130,7 @@ class StageRecipe(_Section):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 
 
-class Evaluation(_Section):
+class EvaluationRecipe(_Section):
     """What is generated and scored; `blind` tasks are also asked without the picture."""
 
     tasks: list[str] | Literal["all"] = "all"
@@ -142,7 +142,7 @@ class Evaluation(_Section):
     bootstrap: Positive = 2000
 
 
-class Gate(_Section):
+class GateRecipe(_Section):
     """What a model must reach: `thresholds` maps task.figure to its least value; a margin's 95 % interval
     over the majority class (`beat_majority`) or the blind model (`beat_blind`) must exclude zero."""
 
@@ -152,7 +152,7 @@ class Gate(_Section):
     max_regression: Share = 0.05
 
 
-class Serving(_Section):
+class ServingRecipe(_Section):
     """Limits of the endpoint: bytes of a request's image, tokens of an answer, requests waiting."""
 
     name: str = "vhm"
@@ -164,7 +164,7 @@ class Serving(_Section):
     max_queue: Positive = 64
 
 
-class Storage(_Section):
+class StorageRecipe(_Section):
     """Where what a run makes goes in S3 (s3://BUCKET/PREFIX); credentials come from the environment alone."""
 
     checkpoints: str | None = Field(
@@ -173,7 +173,7 @@ class Storage(_Section):
     models: str | None = Field(None, description="promoted models")
 
     @model_validator(mode="after")
-    def _addresses(self) -> Storage:
+    def _addresses(self) -> StorageRecipe:
         from vhm.storage.s3 import parse_uri
 
         for place in (self.checkpoints, self.models):
@@ -185,7 +185,7 @@ class Storage(_Section):
         return self
 
 
-class Cluster(_Section):
+class ClusterRecipe(_Section):
     """Where the endpoint runs on Kubernetes, and what one replica of it gets."""
 
     namespace: str = "vhm"
@@ -198,15 +198,15 @@ class Recipe(_Section):
     name: str
     seed: int = 0
     processes: Positive = Field(1, description="training processes on one machine")
-    base: Base = Base()
+    base: BaseRecipe = BaseRecipe()
     licences: list[Licence] = Field(default_factory=list, description="terms of the base model and of the data")
-    data: Data = Data()
+    data: DataRecipe = DataRecipe()
     stages: dict[Stage, StageRecipe]
-    evaluation: Evaluation = Evaluation()
-    gate: Gate = Gate()
-    serving: Serving = Serving()
-    storage: Storage = Storage()
-    cluster: Cluster = Cluster()
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    gate: GateRecipe = GateRecipe()
+    serving: ServingRecipe = ServingRecipe()
+    storage: StorageRecipe = StorageRecipe()
+    cluster: ClusterRecipe = ClusterRecipe()
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Recipe:

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from vhm.errors import ServeError
 from vhm.inference.generator import Asked
 from vhm.inference.scheduler import Answer, Busy, Engine, Sampling
-from vhm.recipe import Serving
+from vhm.recipe import ServingRecipe
 from vhm.serve.predictor import question
 
 
@@ -43,7 +43,7 @@ class _ChatRequest(BaseModel):
     n: Literal[1] = 1
 
 
-def register(app: FastAPI, engine: Engine, limits: Serving) -> None:
+def register(app: FastAPI, engine: Engine, limits: ServingRecipe) -> None:
     """Add /openai/v1/models and /openai/v1/chat/completions to the app."""
     router = APIRouter(prefix="/openai/v1")
 

@@ -22,7 +22,7 @@ from vhm.data.images import Limits, load_image
 from vhm.errors import ImageError
 from vhm.inference.generator import Asked
 from vhm.inference.scheduler import Engine, Sampling
-from vhm.recipe import Serving
+from vhm.recipe import ServingRecipe
 
 MAX_QUESTION = 4000
 
@@ -30,7 +30,7 @@ MAX_QUESTION = 4000
 class Predictor(Model):
     """The model that KServe's server registers."""
 
-    def __init__(self, engine: Engine, limits: Serving) -> None:
+    def __init__(self, engine: Engine, limits: ServingRecipe) -> None:
         super().__init__(limits.name)
         self.engine = engine
         self.limits = limits

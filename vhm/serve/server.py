@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vhm.errors import ServeError
-from vhm.recipe import Serving
+from vhm.recipe import ServingRecipe
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ _POLICY = (
 )
 
 
-def serve(model: Path, limits: Serving, host: str = "127.0.0.1", port: int = 8080) -> None:
+def serve(model: Path, limits: ServingRecipe, host: str = "127.0.0.1", port: int = 8080) -> None:
     """Serve the model until SIGTERM or SIGINT; requests already accepted are answered first.
 
     Raises CheckpointError when the model cannot be loaded, ServeError when the port is taken.
@@ -79,7 +79,7 @@ def _answer_busy(app: Any) -> None:
     app.add_exception_handler(Busy, busy)
 
 
-def _limit_bodies(app: Any, limits: Serving) -> None:
+def _limit_bodies(app: Any, limits: ServingRecipe) -> None:
     """Refuse a body that is larger than a full batch of the largest images, before it is read."""
     largest = limits.max_batch * (limits.max_image_bytes * 4 // 3 + 64 * 1024)
     app.add_middleware(_BodyLimit, largest=largest)

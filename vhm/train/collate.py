@@ -14,7 +14,7 @@ from vhm.data.images.transform import PixelCache, View, normalised
 from vhm.data.index import Index
 from vhm.data.records import image_name
 from vhm.io import cache_directory
-from vhm.recipe import Data, StageRecipe
+from vhm.recipe import DataRecipe, StageRecipe
 from vhm.train.samples import EncodedSamples
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class TrainingSet:
         processor: Any,
         stage: StageRecipe,
         image_tokens: int,
-        data: Data,
+        data: DataRecipe,
     ) -> None:
         side = processor.image_processor.crop_size["height"]
         limits = Limits(max_pixels=data.max_pixels)

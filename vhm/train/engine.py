@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from vhm.data.encode import IGNORE
-from vhm.recipe import StageRecipe, Trained
+from vhm.recipe import StageRecipe, Trainable
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration
@@ -49,7 +49,7 @@ def build_engine(model: LlavaForConditionalGeneration, stage: StageRecipe, world
     """A DeepSpeed engine over `LabelledLoss(model)`; parameters that do not learn are frozen first."""
     import deepspeed
 
-    choose_trained(model, stage.trained)
+    set_trainable(model, stage.trainable)
     if stage.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -90,7 +90,7 @@ def accumulation_steps(stage: StageRecipe, world_size: int) -> int:
     return math.ceil(stage.global_batch / (stage.micro_batch * world_size))
 
 
-def choose_trained(model: LlavaForConditionalGeneration, trained: Trained) -> None:
+def set_trainable(model: LlavaForConditionalGeneration, trainable: Trainable) -> None:
     """Set `requires_grad` of every parameter as the recipe says."""
     tower = model.model.vision_tower
     blocks = tower.config.num_hidden_layers
@@ -99,12 +99,12 @@ def choose_trained(model: LlavaForConditionalGeneration, trained: Trained) -> No
         if "vision_tower" in name:
             # The last layer norm of CLIP comes after the features that are taken: it never learns.
             parameter.requires_grad = any(
-                f".layers.{block}." in name for block in learning_blocks[trained.vision_tower]
-            ) or (trained.vision_tower == "all" and ".layers." not in name and "post_layernorm" not in name)
+                f".layers.{block}." in name for block in learning_blocks[trainable.vision_tower]
+            ) or (trainable.vision_tower == "all" and ".layers." not in name and "post_layernorm" not in name)
         elif "multi_modal_projector" in name:
-            parameter.requires_grad = trained.projector
+            parameter.requires_grad = trainable.projector
         else:
-            parameter.requires_grad = trained.language_model
+            parameter.requires_grad = trainable.language_model
 
 
 def learning_rate(stage: StageRecipe, step: int, steps: int) -> float:

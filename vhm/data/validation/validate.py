@@ -48,7 +48,7 @@ from vhm.data.validation.stream import RecordList
 from vhm.errors import CheckFailed
 from vhm.io import read_jsonl, sha256_file, write_json
 from vhm.processes import workers
-from vhm.recipe import Expect
+from vhm.recipe import Expectations
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,7 +86,7 @@ def validate(
     request: Request,
     out: Path,
     max_rejected: float = 0.01,
-    expect: Expect | None = None,
+    expect: Expectations | None = None,
     shard: tuple[int, int] = (0, 1),
     merge: Sequence[Path] = (),
 ) -> Validation:
@@ -97,7 +97,7 @@ def validate(
     a list cannot be read; what is wrong with single records is never raised, but counted in the result.
     """
     pieces = pieces_of(merge, request) if merge else check_shard(request, out, shard)
-    thresholds = (expect or Expect()).model_dump() | {"max_text": request.max_text}
+    thresholds = (expect or Expectations()).model_dump() | {"max_text": request.max_text}
     suite = load_suite(request.kind, thresholds)
     told = ", ".join(map(str, request.sources))
     result = _join(pieces, Validation(request.kind, told, max_rejected=max_rejected), suite, out)
