@@ -26,7 +26,7 @@ def test_every_sample_comes_once_an_epoch(lengths: list[int], global_batch: int,
 def test_lists_are_mixed_by_their_weights() -> None:
     """Twice, once and a third of the list in an epoch, and three epochs have the third list whole."""
     lists = np.repeat(np.array([0, 1, 2], np.int16), [10, 20, 30])
-    order = Order([5] * 60, 8, 3, seed=1, lists=lists, weights=[2.0, 1.0, 1 / 3])
+    order = Order([5] * 60, 8, 3, seed=1, lists=lists, mixture_weights=[2.0, 1.0, 1 / 3])
     epochs = []
     for epoch in range(3):
         steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
@@ -36,7 +36,7 @@ def test_lists_are_mixed_by_their_weights() -> None:
         assert [seen[i] for i in range(10, 30)] == [1] * 20
         assert sum(seen[i] for i in range(30, 60)) == 10
     assert all(sum(seen[i] for seen in epochs) == 1 for i in range(30, 60))
-    again = Order([5] * 60, 8, 3, seed=1, lists=lists, weights=[2.0, 1.0, 1 / 3])
+    again = Order([5] * 60, 8, 3, seed=1, lists=lists, mixture_weights=[2.0, 1.0, 1 / 3])
     assert again.batch(13) == order.batch(13), "a position is its step alone"
 
 

@@ -29,7 +29,7 @@ from vhm.train.checkpoint import newest
 from vhm.train.collate import TrainingSet
 from vhm.train.engine import LabelledLoss, set_trainable
 from vhm.train.launch import weights_hash
-from vhm.train.loop import check_weights
+from vhm.train.loop import check_mixture_weights
 from vhm.train.samples import EncodedSamples, encode_samples
 
 
@@ -260,12 +260,13 @@ def test_wrong_inputs_are_refused_before_ranks_start(cut: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("weights", "said"), [("[1.0, 2.0, 3.0]", r"3 weights for 2 lists"), ("[0, 0]", "all weights .* are 0")]
+    ("weights", "said"),
+    [("[1.0, 2.0, 3.0]", r"3 mixture_weights for 2 lists"), ("[0, 0]", "all mixture_weights .* are 0")],
 )
 def test_weights_that_fit_no_list(weights: str, said: str, manifests: Path) -> None:
     index = open_index([manifests / "sft", manifests / "pretrain"])
     with pytest.raises(TrainError, match=said):
-        check_weights(load_recipe("tiny", [f"stages.sft.weights={weights}"]).stage("sft"), index)
+        check_mixture_weights(load_recipe("tiny", [f"stages.sft.mixture_weights={weights}"]).stage("sft"), index)
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ class StageRecipe(_Section):
     template: Literal["plain"] | ChatTemplate
     image_aspect: Literal["crop", "pad"] = "pad"
     trainable: Trainable = Trainable()
-    weights: list[Annotated[float, Field(ge=0)]] | None = Field(
+    mixture_weights: list[Annotated[float, Field(ge=0)]] | None = Field(
         None, description="how many times an epoch has each sample of each list of `data`; null: once"
     )
     learning_rate: float = Field(2e-5, gt=0)

@@ -92,8 +92,10 @@ def run(job: Job, rank: int, world_size: int) -> None:
     image = image_tokens(model.config)
     samples = TrainingSet(encoded, index, job.images, processor, stage, image, job.recipe.data)
     lists = index.lists[encoded.records]
-    check_weights(stage, index)
-    order = Order(encoded.lengths(image), stage.global_batch, stage.epochs, job.recipe.seed, lists, stage.weights)
+    check_mixture_weights(stage, index)
+    order = Order(
+        encoded.lengths(image), stage.global_batch, stage.epochs, job.recipe.seed, lists, stage.mixture_weights
+    )
     engine = build_engine(model, stage, world_size)
     stored = checkpoint.Stored(job.recipe.storage.checkpoints, job.stage, key)
     start = _resume(job, engine, key, stored, rank)
@@ -138,15 +140,15 @@ def run(job: Job, rank: int, world_size: int) -> None:
     _export(job, engine, model, processor, encoded, rank)
 
 
-def check_weights(stage: StageRecipe, index: Index) -> None:
+def check_mixture_weights(stage: StageRecipe, index: Index) -> None:
     """TrainError when the recipe weighs other lists than there are."""
     lists = int(index.lists.max()) + 1
-    if stage.weights is not None and len(stage.weights) != lists:
+    if stage.mixture_weights is not None and len(stage.mixture_weights) != lists:
         raise TrainError(
-            f"the stage has {len(stage.weights)} weights for {lists} lists: give one for each list of data"
+            f"the stage has {len(stage.mixture_weights)} mixture_weights for {lists} lists: give one for each list of data"
         )
-    if stage.weights is not None and not any(stage.weights):
-        raise TrainError("all weights of the stage are 0: nothing would be trained on")
+    if stage.mixture_weights is not None and not any(stage.mixture_weights):
+        raise TrainError("all mixture_weights of the stage are 0: nothing would be trained on")
 
 
 def _step(engine: Any, batches: list[Batch], rate: float, world_size: int) -> tuple[float, int]:

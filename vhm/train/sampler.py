@@ -20,7 +20,7 @@ _WINDOW = 16  # global batches that are sorted by length together
 class Order:
     """The global batches of every epoch: `order.batch(step)` → sample indices of that global step.
 
-    With `weights`, an epoch has each sample of list i weights[i] times: 2.0 twice, 0.3 a third of the list, and the
+    With `mixture_weights`, an epoch has each sample of list i mixture_weights[i] times: 2.0 twice, 0.3 a third of the list, and the
     next epoch the next third. `lists` says which list each sample is of.
     """
 
@@ -29,7 +29,7 @@ class Order:
     epochs: int
     seed: int
     lists: NDArray[np.int16] | None = None
-    weights: Sequence[float] | None = None
+    mixture_weights: Sequence[float] | None = None
     _plans: dict[int, list[list[int]]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -54,10 +54,10 @@ class Order:
 
     def _chosen(self, epoch: int) -> NDArray[np.int64]:
         """The samples of an epoch, those that come several times several times."""
-        if self.weights is None or self.lists is None:
+        if self.mixture_weights is None or self.lists is None:
             return np.arange(len(self.lengths))
         chosen = []
-        for number, weight in enumerate(self.weights):
+        for number, weight in enumerate(self.mixture_weights):
             samples = np.flatnonzero(self.lists == number)
             whole = int(weight)
             part = round((weight - whole) * len(samples))
