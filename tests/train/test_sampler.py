@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from vhm.recipe import load_recipe
 from vhm.train.engine import accumulation_steps, learning_rate
-from vhm.train.sampler import Order, micro_batches
+from vhm.train.sampler import BatchSampler, micro_batches
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=300), st.integers(1, 40), st.integers(1, 3))
 def test_every_sample_comes_once_an_epoch(lengths: list[int], global_batch: int, epochs: int) -> None:
-    order = Order(lengths, global_batch, epochs, seed=3)
+    order = BatchSampler(lengths, global_batch, epochs, seed=3)
     for epoch in range(epochs):
         steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
         seen = [i for step in steps for i in order.batch(step)]
@@ -26,7 +26,7 @@ def test_every_sample_comes_once_an_epoch(lengths: list[int], global_batch: int,
 def test_lists_are_mixed_by_their_weights() -> None:
     """Twice, once and a third of the list in an epoch, and three epochs have the third list whole."""
     lists = np.repeat(np.array([0, 1, 2], np.int16), [10, 20, 30])
-    order = Order([5] * 60, 8, 3, seed=1, lists=lists, mixture_weights=[2.0, 1.0, 1 / 3])
+    order = BatchSampler([5] * 60, 8, 3, seed=1, lists=lists, mixture_weights=[2.0, 1.0, 1 / 3])
     epochs = []
     for epoch in range(3):
         steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
@@ -36,16 +36,16 @@ def test_lists_are_mixed_by_their_weights() -> None:
         assert [seen[i] for i in range(10, 30)] == [1] * 20
         assert sum(seen[i] for i in range(30, 60)) == 10
     assert all(sum(seen[i] for seen in epochs) == 1 for i in range(30, 60))
-    again = Order([5] * 60, 8, 3, seed=1, lists=lists, mixture_weights=[2.0, 1.0, 1 / 3])
+    again = BatchSampler([5] * 60, 8, 3, seed=1, lists=lists, mixture_weights=[2.0, 1.0, 1 / 3])
     assert again.batch(13) == order.batch(13), "a position is its step alone"
 
 
 def test_a_step_does_not_depend_on_the_steps_before_it() -> None:
     lengths = list(range(100))
-    forward = [Order(lengths, 8, 3, 5).batch(step) for step in range(39)]
-    order = Order(lengths, 8, 3, 5)
+    forward = [BatchSampler(lengths, 8, 3, 5).batch(step) for step in range(39)]
+    order = BatchSampler(lengths, 8, 3, 5)
     assert [order.batch(step) for step in reversed(range(39))] == forward[::-1]
-    assert Order(lengths, 8, 3, 6).batch(0) != forward[0]
+    assert BatchSampler(lengths, 8, 3, 6).batch(0) != forward[0]
 
 
 @settings(max_examples=50, deadline=None)

@@ -28,7 +28,7 @@ from vhm.recipe import Recipe, StageRecipe
 from vhm.train import checkpoint
 from vhm.train.collate import Batch, TrainingSet
 from vhm.train.engine import accumulation_steps, build_engine, learning_rate
-from vhm.train.sampler import Order, micro_batches
+from vhm.train.sampler import BatchSampler, micro_batches
 from vhm.train.samples import EncodedSamples, encode_samples
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def run(job: Job, rank: int, world_size: int) -> None:
     samples = TrainingSet(encoded, index, job.images, processor, stage, image, job.recipe.data)
     lists = index.lists[encoded.records]
     check_mixture_weights(stage, index)
-    order = Order(
+    order = BatchSampler(
         encoded.lengths(image), stage.global_batch, stage.epochs, job.recipe.seed, lists, stage.mixture_weights
     )
     engine = build_engine(model, stage, world_size)

@@ -17,7 +17,7 @@ _WINDOW = 16  # global batches that are sorted by length together
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchSampler:
     """The global batches of every epoch: `order.batch(step)` → sample indices of that global step.
 
     With `mixture_weights`, an epoch has each sample of list i mixture_weights[i] times: 2.0 twice, 0.3 a third of the list, and the
