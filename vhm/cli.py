@@ -349,11 +349,11 @@ def ask(
 ) -> None:
     """One answer in the terminal."""
     from vhm.data.images import load_image
-    from vhm.inference.generator import Answerer, Asked
+    from vhm.inference.generator import Generator, Question
     from vhm.model.build import bands_of
 
     picture = load_image(image, orient=True, bands=bands_of(model))
-    answer = Answerer(model).answer([Asked(picture, question)], max_new_tokens)[0]
+    answer = Generator(model).answer([Question(picture, question)], max_new_tokens)[0]
     _say({"answer": answer}, json_, answer)
 
 

@@ -12,7 +12,7 @@ import torch
 from tests.support.lists import validate
 from vhm.data.encode import encode
 from vhm.evaluate import evaluate
-from vhm.inference.generator import Answerer, Asked
+from vhm.inference.generator import Generator, Question
 from vhm.io import cache_directory, read_json, read_jsonl
 from vhm.model import load_model
 from vhm.model.parts import assemble_base
@@ -110,8 +110,8 @@ def test_the_recipe_trains_evaluates_and_answers(smol: Path, cut: Path, tmp_path
 
     from PIL import Image
 
-    answerer = Answerer(model)
-    [answer] = answerer.answer([Asked(Image.new("RGB", (50, 40)), "What is this?")], 8)
+    generator = Generator(model)
+    [answer] = generator.answer([Question(Image.new("RGB", (50, 40)), "What is this?")], 8)
     assert "<|im" not in answer
     lineage = read_json(model / "lineage.json")
     assert {"SmolLM2", "OpenAI CLIP"} <= {entry["of"] for entry in lineage["licences"]}

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from vhm.inference.generator import Answerer, Asked
+from vhm.inference.generator import Generator, Question
 from vhm.serve.client import ask, local_server
 from vhm.serve.golden import Golden, draw_answer
 
@@ -36,7 +36,7 @@ def picture(cut: Path) -> bytes:
 def expected(cut: Path, picture: bytes) -> str:
     """The model's own greedy answer, generated without the server."""
     image = Image.open(io.BytesIO(picture)).convert("RGB")
-    return Answerer(cut / "base").answer([Asked(image, QUESTION)], 64)[0]
+    return Generator(cut / "base").answer([Question(image, QUESTION)], 64)[0]
 
 
 def b64(content: bytes) -> str:

@@ -23,7 +23,7 @@ from vhm.data.images.stores import ImageStore, open_store
 from vhm.data.records import check_turns, image_name
 from vhm.errors import CheckpointError, EncodeError, ImageError, InputError, RecordError
 from vhm.evaluate.tasks import Task
-from vhm.inference.generator import Answerer, Asked
+from vhm.inference.generator import Generator, Question
 from vhm.io import jsonl, read_json, read_jsonl, sha256_tree, write_bytes, write_json
 from vhm.model.build import bands_of
 from vhm.progress import track
@@ -35,7 +35,7 @@ BLIND_COLOUR = (122, 116, 104)  # what pads a picture to a square: the mean colo
 
 
 @dataclass(frozen=True)
-class Question:
+class TaskQuestion:
     """`index` is its place in the task's file; `image` its picture's name below the directory."""
 
     index: int
@@ -45,7 +45,7 @@ class Question:
     size: list[int]
 
 
-def questions(task: Task, directory: Path) -> list[Question]:
+def questions(task: Task, directory: Path) -> list[TaskQuestion]:
     """The task's questions. InputError names the record that is unusable."""
     file = directory / task.file
     records = read_json(file)
@@ -62,7 +62,9 @@ def questions(task: Task, directory: Path) -> list[Question]:
         if image is None:
             raise InputError(f"{file} record {index} names no image")
         text = text.replace(IMAGE_MARKER, "").strip()
-        made.append(Question(index, image, text, answer, record.get("size") or list(load_image(root.read(image)).size)))
+        made.append(
+            TaskQuestion(index, image, text, answer, record.get("size") or list(load_image(root.read(image)).size))
+        )
     return made
 
 
@@ -93,7 +95,7 @@ def predict(
     _prepare(folder, key, resume)
     blind = {task.name for task in tasks if task.name in settings.blind or task.key in settings.blind}
     work = [(task, False) for task in tasks] + [(task, True) for task in tasks if task.name in blind]
-    answerer = Answerer(model)
+    generator = Generator(model)
     root = open_store(directory)
     for number, (task, without_picture) in enumerate(work, start=1):
         path = predictions_file(folder, task, without_picture)
@@ -106,7 +108,7 @@ def predict(
         with path.open("ab") as file:
             for batch in track(batches, what):
                 pictures = {question.index: _picture(root, question.image, bands) for question in batch}
-                for row in _answer(answerer, pictures, task, batch, settings.max_new_tokens, without_picture):
+                for row in _answer(generator, pictures, task, batch, settings.max_new_tokens, without_picture):
                     file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
                 file.flush()
                 os.fsync(file.fileno())
@@ -168,10 +170,10 @@ def _picture(root: ImageStore, name: str, bands: tuple[int, int, int] | None) ->
 
 
 def _answer(
-    answerer: Answerer,
+    generator: Generator,
     pictures: dict[int, Image.Image | str],
     task: Task,
-    batch: list[Question],
+    batch: list[TaskQuestion],
     max_new_tokens: int,
     blind: bool,
 ) -> Iterator[dict[str, Any]]:
@@ -184,15 +186,15 @@ def _answer(
             continue
         if blind:
             picture = Image.new("RGB", picture.size, BLIND_COLOUR)
-        asked[question.index] = Asked(picture, task.tag + question.text)
+        asked[question.index] = Question(picture, task.tag + question.text)
     said: dict[int, str] = {}
     try:
-        said = dict(zip(asked, answerer.answer(list(asked.values()), max_new_tokens), strict=True)) if asked else {}
+        said = dict(zip(asked, generator.answer(list(asked.values()), max_new_tokens), strict=True)) if asked else {}
     except (RuntimeError, EncodeError) as batch_error:
         log.warning("%s: a batch failed (%s): asking one by one", task.name, batch_error)
         for index, item in asked.items():
             try:
-                said[index] = answerer.answer([item], max_new_tokens)[0]
+                said[index] = generator.answer([item], max_new_tokens)[0]
             except (RuntimeError, EncodeError) as error:
                 errors[index] = str(error).splitlines()[0]
     for question in batch:

@@ -14,14 +14,14 @@ from vhm.model.build import load_model
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """One question about one picture."""
 
     image: Image.Image
     question: str
 
 
-class Answerer:
+class Generator:
     """A loaded model that answers batches of questions."""
 
     def __init__(self, directory: Path, dtype: str | None = None, device: str | None = None) -> None:
@@ -31,7 +31,7 @@ class Answerer:
         self.model, self.processor = load_model(directory, dtype=dtype, device=place)
         self.processor.tokenizer.padding_side = "left"
 
-    def inputs(self, asked: Sequence[Asked]) -> dict[str, Any]:
+    def inputs(self, asked: Sequence[Question]) -> dict[str, Any]:
         """The batch as tensors: input_ids and attention_mask [B, T], left-padded; pixel_values [B, 3, S, S].
 
         Raises EncodeError when a question holds special tokens.
@@ -46,7 +46,7 @@ class Answerer:
         batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
         return dict(batch)
 
-    def answer(self, asked: Sequence[Asked], max_new_tokens: int, **sampling: Any) -> list[str]:
+    def answer(self, asked: Sequence[Question], max_new_tokens: int, **sampling: Any) -> list[str]:
         """Answers in the order of the questions; greedy unless `sampling` says otherwise."""
         import torch
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vhm.errors import ServeError
-from vhm.inference.generator import Answerer, Asked
+from vhm.inference.generator import Generator, Question
 from vhm.model.build import bands_of
 from vhm.recipe import ServingRecipe
 
@@ -41,7 +41,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Generation:
     """`finish_reason` is "stop" or "length", as in the OpenAI API."""
 
     text: str
@@ -51,30 +51,30 @@ class Answer:
 
 
 @dataclass
-class _Job:
-    asked: Asked
+class _Request:
+    asked: Question
     sampling: Sampling
     loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[Answer]
+    done: asyncio.Future[Generation]
     pieces: asyncio.Queue[str | None] | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
-class Engine:
+class Scheduler:
     """Answers questions with the model of `directory` until `close`."""
 
     def __init__(self, directory: Path, limits: ServingRecipe) -> None:
         self.limits = limits
         self.bands = bands_of(directory)
-        self._answerer = Answerer(directory)
-        self.special_tokens = frozenset(self._answerer.processor.tokenizer.get_added_vocab())
-        self._waiting: deque[_Job] = deque()
+        self._generator = Generator(directory)
+        self.special_tokens = frozenset(self._generator.processor.tokenizer.get_added_vocab())
+        self._waiting: deque[_Request] = deque()
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="vhm-engine", daemon=True)
         self._thread.start()
 
-    async def ask(self, asked: Asked, sampling: Sampling) -> Answer:
+    async def ask(self, asked: Question, sampling: Sampling) -> Generation:
         """The answer. Raises Busy when the queue is full, ServeError when generation fails."""
         job = self._enqueue(asked, sampling, stream=False)
         try:
@@ -83,8 +83,8 @@ class Engine:
             job.cancelled.set()
             raise
 
-    async def stream(self, asked: Asked, sampling: Sampling) -> AsyncIterator[str | Answer]:
-        """Pieces of the answer as they are generated, then the whole Answer. Raises as `ask`."""
+    async def stream(self, asked: Question, sampling: Sampling) -> AsyncIterator[str | Generation]:
+        """Pieces of the answer as they are generated, then the whole Generation. Raises as `ask`."""
         job = self._enqueue(asked, sampling, stream=True)
         assert job.pieces is not None
         try:
@@ -95,15 +95,15 @@ class Engine:
             job.cancelled.set()
 
     def close(self) -> None:
-        """Answer what waits, then end the thread."""
+        """Generation what waits, then end the thread."""
         with self._wake:
             self._closed = True
             self._wake.notify()
         self._thread.join(timeout=30)
 
-    def _enqueue(self, asked: Asked, sampling: Sampling, stream: bool) -> _Job:
+    def _enqueue(self, asked: Question, sampling: Sampling, stream: bool) -> _Request:
         loop = asyncio.get_running_loop()
-        job = _Job(asked, sampling, loop, loop.create_future(), asyncio.Queue() if stream else None)
+        job = _Request(asked, sampling, loop, loop.create_future(), asyncio.Queue() if stream else None)
         with self._wake:
             if self._closed:
                 raise Busy("the server is shutting down")
@@ -126,7 +126,7 @@ class Engine:
                 for job in jobs:
                     _deliver(job, error=ServeError(f"generation failed ({type(error).__name__})"))
 
-    def _next_batch(self) -> list[_Job]:
+    def _next_batch(self) -> list[_Request]:
         """Wait for a question, and a moment for others that may share its batch; [] when closed and empty."""
         with self._wake:
             while not self._waiting and not self._closed:
@@ -139,7 +139,7 @@ class Engine:
             while not alone and len(self._waiting) < self.limits.max_batch and not self._closed:
                 if not self._wake.wait(until - time.monotonic()):
                     break
-            taken: list[_Job] = []
+            taken: list[_Request] = []
             while self._waiting and len(taken) < (1 if alone else self.limits.max_batch):
                 job = self._waiting[0]
                 if taken and (job.pieces is not None or job.sampling != taken[0].sampling):
@@ -150,15 +150,15 @@ class Engine:
                 taken.append(job)
         return taken or self._next_batch()
 
-    def _answer_together(self, jobs: list[_Job]) -> None:
-        inputs = self._answerer.inputs([job.asked for job in jobs])
+    def _answer_together(self, jobs: list[_Request]) -> None:
+        inputs = self._generator.inputs([job.asked for job in jobs])
         output = self._generate(inputs, jobs[0].sampling)
         for job, prompt, row in zip(jobs, inputs["attention_mask"], output, strict=True):
             _deliver(job, self._finished(row, int(prompt.sum()), job.sampling))
 
-    def _answer_alone(self, job: _Job) -> None:
-        inputs = self._answerer.inputs([job.asked])
-        streamer = _Pieces(job, self._answerer.processor.tokenizer) if job.pieces is not None else None
+    def _answer_alone(self, job: _Request) -> None:
+        inputs = self._generator.inputs([job.asked])
+        streamer = _Pieces(job, self._generator.processor.tokenizer) if job.pieces is not None else None
         output = self._generate(inputs, job.sampling, streamer=streamer, job=job)
         answer = self._finished(output[0], int(inputs["attention_mask"].sum()), job.sampling)
         if streamer is not None:
@@ -166,7 +166,7 @@ class Engine:
         _deliver(job, answer)
 
     def _generate(
-        self, inputs: dict[str, Any], sampling: Sampling, streamer: Any = None, job: _Job | None = None
+        self, inputs: dict[str, Any], sampling: Sampling, streamer: Any = None, job: _Request | None = None
     ) -> Any:
         import torch
         from transformers import StoppingCriteriaList
@@ -175,17 +175,17 @@ class Engine:
         if sampling.temperature > 0:
             settings |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         if sampling.stop:
-            settings |= {"stop_strings": list(sampling.stop), "tokenizer": self._answerer.processor.tokenizer}
+            settings |= {"stop_strings": list(sampling.stop), "tokenizer": self._generator.processor.tokenizer}
         if job is not None:
             settings["stopping_criteria"] = StoppingCriteriaList([_Cancelled(job)])
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
         with torch.inference_mode():
-            output = self._answerer.model.generate(**inputs, **settings, streamer=streamer)
+            output = self._generator.model.generate(**inputs, **settings, streamer=streamer)
         return output[:, inputs["input_ids"].shape[1] :]
 
-    def _finished(self, row: Any, prompt_tokens: int, sampling: Sampling) -> Answer:
-        tokenizer = self._answerer.processor.tokenizer
+    def _finished(self, row: Any, prompt_tokens: int, sampling: Sampling) -> Generation:
+        tokenizer = self._generator.processor.tokenizer
         ids = row.tolist()
         ended = tokenizer.eos_token_id in ids
         if ended:
@@ -194,13 +194,13 @@ class Engine:
         for stop in sampling.stop:
             if stop in text:
                 text, ended = text[: text.index(stop)], True
-        return Answer(text, prompt_tokens, len(ids), "stop" if ended else "length")
+        return Generation(text, prompt_tokens, len(ids), "stop" if ended else "length")
 
 
 class _Pieces:
     """A transformers streamer that hands text on whenever it can no longer change."""
 
-    def __init__(self, job: _Job, tokenizer: Any) -> None:
+    def __init__(self, job: _Request, tokenizer: Any) -> None:
         self._job, self._tokenizer = job, tokenizer
         self._ids: list[int] = []
         self._sent = ""
@@ -233,7 +233,7 @@ class _Pieces:
 class _Cancelled:
     """Ends generation when nobody waits for it any more."""
 
-    def __init__(self, job: _Job) -> None:
+    def __init__(self, job: _Request) -> None:
         self._job = job
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
@@ -242,7 +242,7 @@ class _Cancelled:
         return torch.full((input_ids.shape[0],), self._job.cancelled.is_set(), device=input_ids.device)
 
 
-def _deliver(job: _Job, answer: Answer | None = None, error: Exception | None = None) -> None:
+def _deliver(job: _Request, answer: Generation | None = None, error: Exception | None = None) -> None:
     def set_result() -> None:
         if not job.done.done():
             job.done.set_exception(error) if error else job.done.set_result(answer)  # type: ignore[arg-type]

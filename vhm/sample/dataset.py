@@ -24,7 +24,7 @@ from vhm.data.records import IMAGE_MARKER
 from vhm.io import write_bytes, write_json, write_text
 from vhm.sample import truth
 from vhm.sample.chips import Chip, all_chips
-from vhm.sample.questions import FAMILIES, Family, Question, captions
+from vhm.sample.questions import FAMILIES, Family, LabelledQuestion, captions
 from vhm.sample.sources import SOURCES
 
 SEED = 20240330
@@ -77,7 +77,7 @@ def _instruction_records(chips: list[Chip]) -> Iterable[dict[str, Any]]:
             }
 
 
-def _evaluation_record(chip: Chip, family: Family, question: Question) -> dict[str, Any]:
+def _evaluation_record(chip: Chip, family: Family, question: LabelledQuestion) -> dict[str, Any]:
     return {
         "image": f"{chip.name}.jpg",
         "image_path": f"images/{chip.package}",
@@ -97,7 +97,7 @@ def _golden(chips: list[Chip]) -> Iterable[dict[str, Any]]:
             yield record | {"family": family.name, "question": question_tag(family.task) + question.text}
 
 
-def _asked(chips: list[Chip], family: Family) -> list[tuple[Chip, Question]]:
+def _asked(chips: list[Chip], family: Family) -> list[tuple[Chip, LabelledQuestion]]:
     """All questions of a family. Presence is balanced between yes and no in evaluation."""
     asked = [(chip, question) for chip in chips for question in family.ask(chip, _random(family.name, chip))]
     if family.name in ("presence", "VQA presence") and chips[0].split == "eval":
@@ -181,7 +181,7 @@ def _description(chips: list[Chip], counts: Counter[tuple[str, str]]) -> str:
             f"| {scene} | {first.package} | {first.place} | {first.sensor} | {first.gsd:g} "
             f"| {split['train']} | {split['eval']} |"
         )
-    lines += ["", "## Question families", "", "| family | evaluation file | train | eval | true because of |"]
+    lines += ["", "## LabelledQuestion families", "", "| family | evaluation file | train | eval | true because of |"]
     lines += ["|---|---|---|---|---|"]
     for family in FAMILIES:
         train, evaluation = counts["train", family.name], counts["eval", family.name]

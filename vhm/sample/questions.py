@@ -18,7 +18,7 @@ from vhm.sample.scenes import CLASSES, Label
 
 
 @dataclass(frozen=True)
-class Question:
+class LabelledQuestion:
     """`truth` is what an evaluation file holds where it differs from what the model is to say: boxes are
     said in thousandths of the picture's sides and held in pixels."""
 
@@ -27,7 +27,7 @@ class Question:
     truth: str | None = None
 
 
-Ask = Callable[[Chip, random.Random], Iterator[Question]]
+Ask = Callable[[Chip, random.Random], Iterator[LabelledQuestion]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Family:
     ask: Ask
     rule: str
 
-    def prompt(self, question: Question) -> str:
+    def prompt(self, question: LabelledQuestion) -> str:
         return question_tag(self.task) + question.text
 
 
@@ -102,27 +102,29 @@ def _facts(chip: Chip) -> Iterator[str]:
 # --- families ------------------------------------------------------------------------------------
 
 
-def _scene(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _scene(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     if chip.scene_class:
-        yield Question(
+        yield LabelledQuestion(
             f"What is the scene category of this image? Choose one of: {', '.join(CLASSES)}.", chip.scene_class
         )
 
 
-def _presence(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _presence(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     for name, words in (("tree", "a standing tree"), ("water", "water"), ("vegetation", "green vegetation")):
         there = truth.present(chip, name)
         if there is not None:
-            yield Question(f"Is there {words} in this image? Answer yes or no.", "yes" if there else "no")
+            yield LabelledQuestion(f"Is there {words} in this image? Answer yes or no.", "yes" if there else "no")
 
 
-def _counting(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _counting(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     number = truth.count(chip, "tree")
     if number is not None and number <= 20:
-        yield Question("How many standing trees lie wholly inside this image? Answer with a number.", str(number))
+        yield LabelledQuestion(
+            "How many standing trees lie wholly inside this image? Answer with a number.", str(number)
+        )
 
 
-def _absolute_position(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _absolute_position(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     for name in ("tree", "building"):
         label = truth.outstanding(chip, name)
         place = label and truth.cell(chip, label.box)
@@ -133,7 +135,7 @@ def _absolute_position(chip: Chip, rng: random.Random) -> Iterator[Question]:
         yield _choice("Which quarter of the image has the most standing trees?", quadrant, quarters, rng)
 
 
-def _relative_position(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _relative_position(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     labels = [label for label in chip.labels if label.name in ("tree", "building")]
     for first, second in _pairs(labels, rng, 2):
         seen = truth.direction(chip, first.box, second.box)
@@ -147,34 +149,36 @@ def _relative_position(chip: Chip, rng: random.Random) -> Iterator[Question]:
             )
 
 
-def _image_type(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _image_type(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     if chip.modality:
         kinds = ("natural-colour", "panchromatic", "radar", "thermal infrared")
         yield _choice("Which type of image is this?", chip.modality, kinds, rng)
 
 
-def _colour(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _colour(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     if colour := truth.dominant_colour(chip):
-        yield Question("What is the dominant colour of this image?", colour)
+        yield LabelledQuestion("What is the dominant colour of this image?", colour)
 
 
-def _resolution(chip: Chip, rng: random.Random) -> Iterator[Question]:
-    yield Question("What is the ground sampling distance of this image in metres per pixel?", f"{chip.gsd:g}")
+def _resolution(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
+    yield LabelledQuestion("What is the ground sampling distance of this image in metres per pixel?", f"{chip.gsd:g}")
 
 
-def _false_colour(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _false_colour(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     for name, word in (("tree", "standing tree"), ("water", "water"), ("vegetation", "vegetation")):
         if truth.present(chip, name) is False:
-            yield Question(f"What is the colour of the {word} in this image?", f"There is no {word} in this image.")
+            yield LabelledQuestion(
+                f"What is the colour of the {word} in this image?", f"There is no {word} in this image."
+            )
 
 
-def _true_colour(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _true_colour(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     """The honest counterpart of the deceptive question: the same words where the thing is there."""
     if chip.modality == "natural-colour" and truth.present(chip, "tree") and chip.scene.startswith("yell"):
-        yield Question("What is the colour of the standing tree in this image?", "green")
+        yield LabelledQuestion("What is the colour of the standing tree in this image?", "green")
 
 
-def _false_position(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _false_position(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     for name, word in (("tree", "standing tree"), ("water", "water")):
         if truth.present(chip, name) is False:
             nothing = f"there is no {word} in this image"
@@ -182,43 +186,43 @@ def _false_position(chip: Chip, rng: random.Random) -> Iterator[Question]:
             yield _choice(f"Where in the image is the {word}?", nothing, (nothing, *options), rng)
 
 
-def _false_relative_position(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _false_relative_position(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     if truth.present(chip, "tree") is False:
         nothing = "there is no standing tree in this image"
         options = (nothing, *rng.sample(("left", "right", "above", "below"), 3))
         yield _choice("Where is the largest standing tree seen from the smallest standing tree?", nothing, options, rng)
 
 
-def _compare_trees(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _compare_trees(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     more = truth.more_trees_left(chip)
     if more is not None:
         yield _yes_no("Are there more trees in the left half than in the right half of the image?", more)
 
 
-def _compare_cover(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _compare_cover(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     more = truth.larger_cover(chip, "vegetation", "water")
     if more is not None:
         yield _yes_no("Does vegetation cover a larger area than water?", more)
 
 
-def _mostly_water(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _mostly_water(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     wet = truth.mostly_water(chip)
     if wet is not None:
         yield _yes_no("Is most of this area covered by water?", wet)
 
 
-def _is_there_tree(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _is_there_tree(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     there = truth.present(chip, "tree")
     if there is not None:
         yield _yes_no("Is at least one standing tree visible?", there)
 
 
-def _rural_urban(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _rural_urban(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     if chip.setting:
-        yield Question("Is this a rural or an urban area?", chip.setting)
+        yield LabelledQuestion("Is this a rural or an urban area?", chip.setting)
 
 
-def _grounding(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _grounding(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     for name in ("tree", "building"):
         label = truth.outstanding(chip, name)
         if label:
@@ -233,30 +237,30 @@ def _grounding(chip: Chip, rng: random.Random) -> Iterator[Question]:
             yield _box_question(f"Give the box of the tree at {point}.", chip, label)
 
 
-def _footprint(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _footprint(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     label = truth.outstanding(chip, "building")
     if label:
         ring = [truth.thousandths(chip, (x, y, x, y))[:2] for x, y in label.polygon]
-        yield Question(f"Give the outline of the {_named(chip, label)} as a polygon.", str([ring]))
+        yield LabelledQuestion(f"Give the outline of the {_named(chip, label)} as a polygon.", str([ring]))
 
 
-def _measurement(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _measurement(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     labels = [label for label in chip.labels if label.name in ("tree", "building")]
     for label in rng.sample(labels, min(2, len(labels))):
         width, height = truth.metres(chip, label.box)
-        yield Question(
+        yield LabelledQuestion(
             f"One pixel is {chip.gsd:g} m and the image is {chip.size} pixels wide. What are the width and the height "
             f"in metres of the {label.name} in {truth.thousandths(chip, label.box)}?",
             f"{width:.1f} and {height:.1f}",
         )
 
 
-def _multi_label(chip: Chip, rng: random.Random) -> Iterator[Question]:
+def _multi_label(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     classes = ("vegetation", "water")
     known = {name: truth.present(chip, name) for name in classes}
     if None not in known.values() and any(known.values()):
         there = ", ".join(name for name in classes if known[name])
-        yield Question(f"Which of these land covers are in the image: {', '.join(classes)}.", there)
+        yield LabelledQuestion(f"Which of these land covers are in the image: {', '.join(classes)}.", there)
 
 
 FAMILIES = (
@@ -339,20 +343,20 @@ def _named(chip: Chip, label: Label) -> str:
     return label.name if alone and label.name in chip.complete else f"largest {label.name}"
 
 
-def _box_question(text: str, chip: Chip, label: Label) -> Question:
-    return Question(text, str(truth.thousandths(chip, label.box)), str([round(v) for v in label.box]))
+def _box_question(text: str, chip: Chip, label: Label) -> LabelledQuestion:
+    return LabelledQuestion(text, str(truth.thousandths(chip, label.box)), str([round(v) for v in label.box]))
 
 
-def _yes_no(text: str, yes: bool) -> Question:
-    return Question(f"{text} Answer yes or no.", "yes" if yes else "no")
+def _yes_no(text: str, yes: bool) -> LabelledQuestion:
+    return LabelledQuestion(f"{text} Answer yes or no.", "yes" if yes else "no")
 
 
-def _choice(text: str, answer: str, options: tuple[str, ...], rng: random.Random) -> Question:
+def _choice(text: str, answer: str, options: tuple[str, ...], rng: random.Random) -> LabelledQuestion:
     """A multiple-choice question with four lettered options, the answer at a random letter."""
     others = rng.sample([option for option in options if option != answer], 3)
     shown = rng.sample([answer, *others], 4)
     lines = " ".join(f"{letter}. {option}" for letter, option in zip("ABCD", shown, strict=True))
-    return Question(f"{text} {lines} Answer with the letter.", "ABCD"[shown.index(answer)])
+    return LabelledQuestion(f"{text} {lines} Answer with the letter.", "ABCD"[shown.index(answer)])
 
 
 def _pairs(labels: list[Label], rng: random.Random, number: int) -> Iterator[tuple[Label, Label]]:

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from vhm.errors import ServeError
-from vhm.inference.generator import Asked
-from vhm.inference.scheduler import Answer, Busy, Engine, Sampling
+from vhm.inference.generator import Question
+from vhm.inference.scheduler import Busy, Generation, Sampling, Scheduler
 from vhm.recipe import ServingRecipe
 from vhm.serve.predictor import question
 
@@ -43,7 +43,7 @@ class _ChatRequest(BaseModel):
     n: Literal[1] = 1
 
 
-def register(app: FastAPI, engine: Engine, limits: ServingRecipe) -> None:
+def register(app: FastAPI, engine: Scheduler, limits: ServingRecipe) -> None:
     """Add /openai/v1/models and /openai/v1/chat/completions to the app."""
     router = APIRouter(prefix="/openai/v1")
 
@@ -76,7 +76,7 @@ class _UnknownModel(Exception):
     pass
 
 
-def _read(body: bytes, engine: Engine) -> tuple[Asked, Sampling, bool]:
+def _read(body: bytes, engine: Scheduler) -> tuple[Question, Sampling, bool]:
     limits = engine.limits
     try:
         chat = _ChatRequest.model_validate(orjson.loads(body))
@@ -98,7 +98,7 @@ def _read(body: bytes, engine: Engine) -> tuple[Asked, Sampling, bool]:
     return _question(chat.messages, engine), sampling, chat.stream
 
 
-def _question(messages: list[_Message], engine: Engine) -> Asked:
+def _question(messages: list[_Message], engine: Scheduler) -> Question:
     """The last user message's picture and text. Earlier turns are refused: answers are to one question."""
     if any(message.role == "assistant" for message in messages):
         raise InvalidInput("messages: one question a request; earlier answers are not taken into account")
@@ -117,7 +117,7 @@ def _question(messages: list[_Message], engine: Engine) -> Asked:
     return question(url, "\n".join(texts), engine, "messages")
 
 
-def _completion(answer: Answer, model: str) -> dict[str, Any]:
+def _completion(answer: Generation, model: str) -> dict[str, Any]:
     message = {"role": "assistant", "content": answer.text}
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -133,7 +133,7 @@ def _completion(answer: Answer, model: str) -> dict[str, Any]:
     }
 
 
-async def _streamed(engine: Engine, asked: Asked, sampling: Sampling, model: str) -> Response:
+async def _streamed(engine: Scheduler, asked: Question, sampling: Sampling, model: str) -> Response:
     pieces = engine.stream(asked, sampling)
     first = await anext(pieces)  # a refusal must become a status, not a broken stream
     start = {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": "chat.completion.chunk", "created": int(time.time())}
@@ -144,7 +144,7 @@ async def _streamed(engine: Engine, asked: Asked, sampling: Sampling, model: str
 
     async def events() -> AsyncIterator[bytes]:
         yield event({"role": "assistant", "content": ""})
-        piece: str | Answer = first
+        piece: str | Generation = first
         try:
             while isinstance(piece, str):
                 yield event({"content": piece})

@@ -20,8 +20,8 @@ from kserve.errors import InvalidInput
 
 from vhm.data.images import Limits, load_image
 from vhm.errors import ImageError
-from vhm.inference.generator import Asked
-from vhm.inference.scheduler import Engine, Sampling
+from vhm.inference.generator import Question
+from vhm.inference.scheduler import Sampling, Scheduler
 from vhm.recipe import ServingRecipe
 
 MAX_QUESTION = 4000
@@ -30,7 +30,7 @@ MAX_QUESTION = 4000
 class Predictor(Model):
     """The model that KServe's server registers."""
 
-    def __init__(self, engine: Engine, limits: ServingRecipe) -> None:
+    def __init__(self, engine: Scheduler, limits: ServingRecipe) -> None:
         super().__init__(limits.name)
         self.engine = engine
         self.limits = limits
@@ -56,7 +56,7 @@ class Predictor(Model):
     def get_output_types(self) -> list[dict[str, Any]]:
         return [{"name": "answer", "datatype": "BYTES", "shape": [-1]}]
 
-    def _instance(self, number: int, instance: Any) -> Asked:
+    def _instance(self, number: int, instance: Any) -> Question:
         image = instance.get("image") if isinstance(instance, dict) else None
         if not isinstance(image, dict) or not isinstance(image.get("b64"), str):
             raise InvalidInput(f'instance {number}: "image" must be {{"b64": base64 text}}')
@@ -78,13 +78,13 @@ class Predictor(Model):
         output = InferOutput("answer", [len(answers)], "BYTES", data=answers)
         return InferResponse(request.id or str(uuid.uuid4()), self.name, [output])
 
-    async def _answer(self, asked: list[Asked]) -> list[str]:
+    async def _answer(self, asked: list[Question]) -> list[str]:
         sampling = Sampling(self.limits.max_new_tokens)
         answers = await asyncio.gather(*(self.engine.ask(item, sampling) for item in asked))
         return [answer.text for answer in answers]
 
 
-def question(image: str | bytes, text: Any, engine: Engine, where: str) -> Asked:
+def question(image: str | bytes, text: Any, engine: Scheduler, where: str) -> Question:
     """A picture (base64 text, data URI or file bytes) and its question. InvalidInput says what is wrong."""
     limits = engine.limits
     if isinstance(text, bytes):
@@ -100,7 +100,7 @@ def question(image: str | bytes, text: Any, engine: Engine, where: str) -> Asked
         raise InvalidInput(f"{where}: the image has {len(content)} bytes, the limit is {limits.max_image_bytes}")
     costs = Limits(limits.max_image_bytes, limits.max_pixels)
     try:
-        return Asked(load_image(content, costs, orient=True, bands=engine.bands), text.strip())
+        return Question(load_image(content, costs, orient=True, bands=engine.bands), text.strip())
     except ImageError as error:
         raise InvalidInput(f"{where}: {error.detail}") from None
 
