@@ -114,7 +114,7 @@ def warm_start(recipe: str, data: str, manifests: Sequence[str], model: str, fig
     if settings.base.projector is not None:
         report = run(base, out, root / settings.base.projector, settings.base.source_layer)
         return _keep(figures, {"projector": report["projector"], **report["exactness"]})
-    manifest = manifest_of("pretrain", manifests)
+    manifest = find_manifest("pretrain", manifests)
     train("align", settings, base, manifest, join(root, settings.data.images), out)
     return _keep(figures, {"projector": "align", **_training_figures(out)})
 
@@ -128,7 +128,7 @@ def train_stage(
     from vhm.train import train
 
     out = Path(trained)
-    train(stage, settings, Path(model), manifest_of(stage, manifests), join(data, settings.data.images), out)
+    train(stage, settings, Path(model), find_manifest(stage, manifests), join(data, settings.data.images), out)
     write_text(Path(curve), f"<!doctype html><title>{stage}</title>{curve_svg(out / 'train_log.jsonl')}")
     return _keep(figures, _training_figures(out))
 
@@ -193,7 +193,7 @@ def deploy(recipe: str, data: str, model: str, deployment: str, report: str) -> 
     return {"golden": len(answers)}
 
 
-def manifest_of(kind: str, manifests: Sequence[str]) -> Path:
+def find_manifest(kind: str, manifests: Sequence[str]) -> Path:
     """Of several validated directories, the manifest that was made for `kind`. InputError when there is none."""
     for folder in manifests:
         if read_json(Path(folder) / "validation.json")["kind"] == kind:

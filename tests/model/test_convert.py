@@ -18,7 +18,7 @@ from vhm.errors import CheckpointError, InputError
 from vhm.io import read_json
 from vhm.model import load_model
 from vhm.model.convert import convert
-from vhm.model.weights import ShardWriter, Stored
+from vhm.model.weights import ShardWriter, StoredTensor
 
 MAIN, REST = "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"
 
@@ -353,7 +353,7 @@ def test_a_target_that_takes_no_more_bytes_is_one_clear_line(reference: Path, tm
 
 
 def test_the_writer_takes_only_what_was_planned(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path, [Stored("a", tmp_path, (2,), "float32", 8)])
+    writer = ShardWriter(tmp_path, [StoredTensor("a", tmp_path, (2,), "float32", 8)])
     with pytest.raises(ValueError, match="came where"):
         writer.write("a", torch.zeros(3))
 

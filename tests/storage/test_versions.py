@@ -15,7 +15,7 @@ import pytest
 from tests.support.s3 import SeaweedFS, client
 from vhm.errors import CheckFailed, InputError, StorageError
 from vhm.storage.s3 import Bucket, S3Uri, parse_uri
-from vhm.storage.versions import MANIFEST, fetch, open_published, publish
+from vhm.storage.versions import VERSION_FILE, fetch, open_published, publish
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = (p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != VERSION_FILE)
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
@@ -196,7 +196,7 @@ def test_a_manifest_does_not_lead_out(bucket: str, tmp_path: Path, s3_server: Se
 
     evil = orjson.dumps({"files": {"../evil": {"size": 1, "sha256": "0" * 64}}})
     version = hashlib.sha256(evil).hexdigest()[:16]
-    client(s3_server.url).put_object(Bucket=bucket, Key=f"x/{version}/{MANIFEST}", Body=evil)
+    client(s3_server.url).put_object(Bucket=bucket, Key=f"x/{version}/{VERSION_FILE}", Body=evil)
     with pytest.raises(StorageError, match="outside of its directory"):
         fetch(S3Uri(bucket, f"x/{version}"), tmp_path / "deep" / "out")
     assert not (tmp_path / "evil").exists()

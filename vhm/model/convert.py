@@ -33,7 +33,7 @@ from vhm.artifacts.model_card import finish_model
 from vhm.errors import CheckpointError, InputError, first_line
 from vhm.io import read_json, sha256_file, whole_directory, write_json
 from vhm.model.build import build_processor, generation_config, image_tokens
-from vhm.model.weights import ShardWriter, Stored, list_tensors, read_stored, weight_files
+from vhm.model.weights import ShardWriter, StoredTensor, list_tensors, read_tensors, weight_files
 from vhm.progress import track
 
 if TYPE_CHECKING:
@@ -332,13 +332,13 @@ def reference_config(config: Any, pad: bool) -> dict[str, Any]:
 class _Step:
     """One tensor to write: read from `stored`, or an identity where there is none."""
 
-    stored: Stored | None
-    planned: Stored
+    stored: StoredTensor | None
+    planned: StoredTensor
     note: str = ""
 
 
 def _plan_to_hf(
-    listed: list[Stored], config: Any, reference: dict[str, Any], source: Path
+    listed: list[StoredTensor], config: Any, reference: dict[str, Any], source: Path
 ) -> tuple[list[_Step], list[Moved]]:
     """What to write, in the order of the files, and what to leave out. CheckpointError names what does not fit."""
     expected = _saved_shapes(config)
@@ -434,12 +434,12 @@ def _saved_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _planned(name: str, shape: tuple[int, ...], like: Stored) -> Stored:
+def _planned(name: str, shape: tuple[int, ...], like: StoredTensor) -> StoredTensor:
     elements = math.prod(like.shape)
-    return Stored(name, like.file, shape, like.dtype, like.bytes // max(1, elements) * math.prod(shape))
+    return StoredTensor(name, like.file, shape, like.dtype, like.bytes // max(1, elements) * math.prod(shape))
 
 
-def _left_out(stored: Stored, note: str) -> Moved:
+def _left_out(stored: StoredTensor, note: str) -> Moved:
     return Moved(stored.name, None, list(stored.shape), stored.dtype, note)
 
 
@@ -500,7 +500,7 @@ def _tensors(steps: list[_Step]) -> Iterator[tuple[_Step, torch.Tensor]]:
     import torch
 
     by_name = {step.stored: step for step in steps if step.stored is not None}
-    for stored, tensor in read_stored(by_name):
+    for stored, tensor in read_tensors(by_name):
         step = by_name[stored]
         rows = step.planned.shape[0] if step.planned.shape else 0
         if tuple(tensor.shape) != step.planned.shape:
@@ -519,10 +519,10 @@ def _padded(tensor: torch.Tensor, rows: int) -> torch.Tensor:
     return torch.cat([tensor, mean.expand(rows - tensor.shape[0], -1)])
 
 
-def _require_identity(stored: Stored) -> None:
+def _require_identity(stored: StoredTensor) -> None:
     import torch
 
-    [(_, tensor)] = read_stored([stored])
+    [(_, tensor)] = read_tensors([stored])
     expected = torch.eye(len(tensor)) if tensor.ndim == 2 else torch.zeros(len(tensor))
     if not torch.equal(tensor.float(), expected):
         raise CheckpointError(

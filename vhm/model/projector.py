@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhm.errors import CheckpointError
-from vhm.model.weights import Stored, has_nan, list_tensors, read_stored, weight_files
+from vhm.model.weights import StoredTensor, has_nan, list_tensors, read_tensors, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ def read_projector(source: Path) -> dict[str, torch.Tensor]:
     code. Raises CheckpointError that names what is missing, of the wrong shape or not a number.
     """
     listed = list_tensors(_files(source))
-    wanted: dict[str, Stored] = {}
+    wanted: dict[str, StoredTensor] = {}
     for stored in listed.values():
         name = _name(stored.name)
         if name in wanted:
@@ -45,7 +45,7 @@ def read_projector(source: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{source} is no two-layer projector: it lacks {', '.join(missing)}")
     found = {}
     for name in NAMES:
-        [(stored, tensor)] = read_stored([wanted[name]])
+        [(stored, tensor)] = read_tensors([wanted[name]])
         if has_nan(tensor):
             raise CheckpointError(f"{source}: {stored.name} holds NaN or infinite values")
         found[name] = tensor.clone()

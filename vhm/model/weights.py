@@ -35,7 +35,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a file: `dtype` is PyTorch's name of it, `offset` where its bytes begin.
 
     `offset` is None where they do not lie there as they are: not contiguous, or a file from before PyTorch 1.6.
@@ -70,9 +70,9 @@ def weight_files(folder: Path) -> list[Path]:
     return found
 
 
-def list_tensors(files: Iterable[Path]) -> dict[str, Stored]:
+def list_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
     """Every tensor of the files by name. CheckpointError for a damaged file and for a name that comes twice."""
-    listed: dict[str, Stored] = {}
+    listed: dict[str, StoredTensor] = {}
     for file in files:
         for stored in _list_file(file):
             if stored.name in listed:
@@ -81,9 +81,9 @@ def list_tensors(files: Iterable[Path]) -> dict[str, Stored]:
     return listed
 
 
-def read_stored(wanted: Iterable[Stored]) -> Iterator[tuple[Stored, torch.Tensor]]:
+def read_tensors(wanted: Iterable[StoredTensor]) -> Iterator[tuple[StoredTensor, torch.Tensor]]:
     """The tensors, file by file, as views of mapped memory."""
-    by_file: dict[Path, list[Stored]] = {}
+    by_file: dict[Path, list[StoredTensor]] = {}
     for stored in wanted:
         by_file.setdefault(stored.file, []).append(stored)
     for file, members in by_file.items():
@@ -103,7 +103,7 @@ def read_stored(wanted: Iterable[Stored]) -> Iterator[tuple[Stored, torch.Tensor
                 passed = 0
 
 
-def _view(mapped: mmap.mmap, stored: Stored, offset: int) -> torch.Tensor:
+def _view(mapped: mmap.mmap, stored: StoredTensor, offset: int) -> torch.Tensor:
     import torch
 
     dtype = getattr(torch, stored.dtype)
@@ -127,7 +127,7 @@ class ShardWriter:
     `write` takes them in that order; `close` writes the index. `hashes` has each file's sha256 afterwards.
     """
 
-    def __init__(self, folder: Path, planned: list[Stored]) -> None:
+    def __init__(self, folder: Path, planned: list[StoredTensor]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.hashes: dict[str, str] = {}
         self._folder = folder
@@ -139,7 +139,7 @@ class ShardWriter:
         self._file: Any = None
         self._digest: Any = None
 
-    def write(self, name: str, tensor: torch.Tensor, stored: Stored | None = None) -> bool:
+    def write(self, name: str, tensor: torch.Tensor, stored: StoredTensor | None = None) -> bool:
         """Write the next tensor; whether all its numbers are finite.
 
         With `stored`, which the tensor was read from and is equal to, the kernel copies from file to file.
@@ -203,7 +203,7 @@ class ShardWriter:
         while rest:
             rest = rest[self._file.write(rest[:_PIECE]) :]
 
-    def _copy(self, stored: Stored) -> bool:
+    def _copy(self, stored: StoredTensor) -> bool:
         """Let the kernel copy from file to file; False where it cannot, with nothing copied."""
         left, place = stored.bytes, stored.offset or 0
         with stored.file.open("rb") as source:
@@ -231,8 +231,8 @@ class ShardWriter:
             self._file = None
 
 
-def _plan_shards(planned: list[Stored]) -> list[tuple[str, list[Stored]]]:
-    shards: list[list[Stored]] = [[]]
+def _plan_shards(planned: list[StoredTensor]) -> list[tuple[str, list[StoredTensor]]]:
+    shards: list[list[StoredTensor]] = [[]]
     filled = 0
     for stored in planned:
         if filled and filled + stored.bytes > _SHARD:
@@ -245,7 +245,7 @@ def _plan_shards(planned: list[Stored]) -> list[tuple[str, list[Stored]]]:
     return [(f"model-{i:05d}-of-{len(shards):05d}.safetensors", members) for i, members in enumerate(shards, start=1)]
 
 
-def _list_file(path: Path) -> list[Stored]:
+def _list_file(path: Path) -> list[StoredTensor]:
     """What a file holds, without its data; CheckpointError when it is damaged or holds more than tensors."""
     from safetensors import SafetensorError, safe_open
 
@@ -263,7 +263,7 @@ def _list_file(path: Path) -> list[Stored]:
     return [_stored(path, name, tensor) for name, tensor in _only_tensors(path, loaded).items()]
 
 
-def _read_header(path: Path) -> list[Stored]:
+def _read_header(path: Path) -> list[StoredTensor]:
     names = {code: name for name, code in _DTYPES.items()}
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -275,18 +275,20 @@ def _read_header(path: Path) -> list[Stored]:
         if entry["dtype"] not in names:
             raise CheckpointError(f"{path}: tensor {name} is of a kind that no weights are ({entry['dtype']})")
         start, end = entry["data_offsets"]
-        listed.append(Stored(name, path, tuple(entry["shape"]), names[entry["dtype"]], end - start, 8 + length + start))
+        listed.append(
+            StoredTensor(name, path, tuple(entry["shape"]), names[entry["dtype"]], end - start, 8 + length + start)
+        )
     return sorted(listed, key=lambda stored: stored.offset or 0)
 
 
-def _stored(path: Path, name: str, tensor: torch.Tensor) -> Stored:
+def _stored(path: Path, name: str, tensor: torch.Tensor) -> StoredTensor:
     dtype = str(tensor.dtype).removeprefix("torch.")
     count = tensor.numel() * tensor.element_size()
     start = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
     offset = None if start is None else start + tensor.storage_offset() * tensor.element_size()
     if offset is not None and (not tensor.is_contiguous() or offset + count > path.stat().st_size):
         offset = None
-    return Stored(name, path, tuple(tensor.shape), dtype, count, offset)
+    return StoredTensor(name, path, tuple(tensor.shape), dtype, count, offset)
 
 
 def _load_pickle(path: Path, place: str = "cpu") -> Any:

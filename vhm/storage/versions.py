@@ -30,14 +30,14 @@ from vhm.progress import track
 from vhm.storage.s3 import Bucket, S3Uri
 
 BLOCK = 8 * 2**20
-MANIFEST = ".published.json"  # hidden files are not published: it meets none
+VERSION_FILE = ".published.json"  # hidden files are not published: it meets none
 _COPY_LIMIT = 5 * 2**30
 
 
 # --- publishing ----------------------------------------------------------------------------------
 
 
-def manifest_of(directory: Path) -> dict[str, Any]:
+def file_table(directory: Path) -> dict[str, Any]:
     """{"files": {name: {"size", "sha256", "blocks"}}} of a directory; hidden files are not part of it.
 
     `blocks` are the sha256 of each 8 MiB, where there are several.
@@ -67,7 +67,7 @@ def publish(directory: Path, uri: S3Uri, keep: int | None = None) -> str:
         raise InputError(f"{directory} is no directory to publish")
     bucket = Bucket(uri.bucket)
     number, before = _newest(bucket, uri) or (0, None)
-    manifest = manifest_of(directory)
+    manifest = file_table(directory)
     version = version_of(manifest)
     if version != before:
         _send(bucket, uri, directory, manifest, version, before)
@@ -87,7 +87,7 @@ def _send(
     """Everything of a version, its manifest last."""
     place = uri / version
     there = set(bucket.keys(f"{place.prefix}/"))
-    if (place / MANIFEST).prefix in there:
+    if (place / VERSION_FILE).prefix in there:
         return
     known: dict[str, str] = {}
     if before is not None:
@@ -111,7 +111,7 @@ def _send(
     with ThreadPoolExecutor(bucket.parallel) as threads:
         for _ in track(threads.map(send, files.items()), f"publishing to {uri}", len(files)):
             pass
-    bucket.put((place / MANIFEST).prefix, _json(manifest))
+    bucket.put((place / VERSION_FILE).prefix, _json(manifest))
 
 
 def _point(bucket: Bucket, uri: S3Uri, number: int, version: str) -> None:
@@ -138,7 +138,7 @@ def _prune(bucket: Bucket, uri: S3Uri, number: int, keep: int) -> None:
     for key, version in list(versions.items())[:-keep]:
         if version not in kept:
             files = bucket.keys((uri / version).prefix + "/")
-            bucket.delete(sorted(files, key=lambda name: not name.endswith(f"/{MANIFEST}")))
+            bucket.delete(sorted(files, key=lambda name: not name.endswith(f"/{VERSION_FILE}")))
         bucket.delete([key])
 
 
@@ -167,7 +167,7 @@ class Published:
 def open_published(uri: S3Uri) -> Published | None:
     """The version that `uri` names, else the newest one published there; None where nothing was."""
     bucket = Bucket(uri.bucket)
-    if bucket.head((uri / MANIFEST).prefix) is None:
+    if bucket.head((uri / VERSION_FILE).prefix) is None:
         newest = _newest(bucket, uri)
         if newest is None:
             return None
@@ -185,10 +185,10 @@ def fetch(uri: S3Uri, out: Path) -> str:
     if published is None:
         raise InputError(f"nothing was published at {uri}")
     out = out.absolute()
-    check_place(out, MANIFEST)
+    check_place(out, VERSION_FILE)
     beside = out.with_name(f".{out.name}.{published.version}.fetch")  # kept when this is interrupted
     beside.mkdir(parents=True, exist_ok=True)
-    old = read_json(out / MANIFEST)["files"] if (out / MANIFEST).is_file() else {}
+    old = read_json(out / VERSION_FILE)["files"] if (out / VERSION_FILE).is_file() else {}
     have = {entry["sha256"]: out / name for name, entry in old.items()}
 
     def bring(item: tuple[str, dict[str, Any]]) -> None:
@@ -203,11 +203,11 @@ def fetch(uri: S3Uri, out: Path) -> str:
         jobs = threads.map(bring, published.files.items())
         for _ in track(jobs, f"fetching {uri}", len(published.files)):
             pass
-    with whole_directory(out, MANIFEST) as folder:
+    with whole_directory(out, VERSION_FILE) as folder:
         for name in published.files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.rename(beside / name, folder / name)
-        write_json(folder / MANIFEST, {"version": published.version, "files": published.files})
+        write_json(folder / VERSION_FILE, {"version": published.version, "files": published.files})
     shutil.rmtree(beside)
     return published.version
 
@@ -263,9 +263,9 @@ def _newest(bucket: Bucket, uri: S3Uri) -> tuple[int, str] | None:
 
 def _manifest(bucket: Bucket, place: S3Uri) -> dict[str, Any]:
     """A version's manifest, checked against the version."""
-    content = bucket.get((place / MANIFEST).prefix)
+    content = bucket.get((place / VERSION_FILE).prefix)
     if hashlib.sha256(content).hexdigest()[:16] != place.prefix.rsplit("/", 1)[-1]:
-        raise StorageError(f"{place / MANIFEST} is not what its version says: publish it again")
+        raise StorageError(f"{place / VERSION_FILE} is not what its version says: publish it again")
     return orjson.loads(content)
 
 

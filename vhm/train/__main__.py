@@ -26,10 +26,10 @@ def main() -> int:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s", stream=sys.stderr)
     _quiet()
-    from vhm.train.loop import Job, run
+    from vhm.train.loop import TrainingRun, run
 
     try:
-        job = Job(
+        job = TrainingRun(
             arguments.stage,
             load_recipe(arguments.recipe),
             Path(arguments.model),

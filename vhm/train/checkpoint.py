@@ -28,7 +28,7 @@ from vhm.storage.versions import fetch, open_published, publish
 log = logging.getLogger(__name__)
 
 
-class Stored:
+class RemoteCheckpoints:
     """The run's checkpoints in S3, sent one at a time while training goes on.
 
     Runs of one key share a place: what one pod saved, the next goes on from.
@@ -67,7 +67,9 @@ class Stored:
             shutil.copyfile(root / f"step-{step:08d}" / log_file.name, log_file)
 
 
-def save(engine: Any, root: Path, step: int, key: dict[str, Any], rank: int, stored: Stored, log_file: Path) -> None:
+def save(
+    engine: Any, root: Path, step: int, key: dict[str, Any], rank: int, stored: RemoteCheckpoints, log_file: Path
+) -> None:
     """Save the engine's state after `step` steps, and the log so far; older checkpoints go once this one is whole.
 
     All ranks call.

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingRun:
     """One training stage: what the ranks of a run agree on. `out` becomes the trained model directory."""
 
     stage: str
@@ -59,7 +59,7 @@ class Job:
         return self.out / "train_log.jsonl"
 
 
-def run(job: Job, rank: int, world_size: int) -> None:
+def run(job: TrainingRun, rank: int, world_size: int) -> None:
     """Train on this rank until the stage is done. Raises TrainError, CheckpointError, InputError."""
     stopping = _StopSignal()
     stage = job.recipe.stage(job.stage)
@@ -97,7 +97,7 @@ def run(job: Job, rank: int, world_size: int) -> None:
         encoded.lengths(image), stage.global_batch, stage.epochs, job.recipe.seed, lists, stage.mixture_weights
     )
     engine = build_engine(model, stage, world_size)
-    stored = checkpoint.Stored(job.recipe.storage.checkpoints, job.stage, key)
+    stored = checkpoint.RemoteCheckpoints(job.recipe.storage.checkpoints, job.stage, key)
     start = _resume(job, engine, key, stored, rank)
     if stopping.anywhere(device):
         raise TrainError(f"{job.stage} was told to stop before step {start + 1}: run it again to go on")
@@ -174,7 +174,7 @@ def _step(engine: Any, batches: list[Batch], rate: float, world_size: int) -> tu
     return mean, tokens
 
 
-def _resume_key(job: Job, world_size: int) -> dict[str, Any]:
+def _resume_key(job: TrainingRun, world_size: int) -> dict[str, Any]:
     """What must be equal for a resume to be exact."""
     return {
         "recipe_hash": job.recipe.hash(f"stages.{job.stage}"),
@@ -189,7 +189,7 @@ def _data_hash(manifests: tuple[Path, ...]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def _resume(job: Job, engine: Any, key: dict[str, Any], stored: checkpoint.Stored, rank: int) -> int:
+def _resume(job: TrainingRun, engine: Any, key: dict[str, Any], stored: checkpoint.RemoteCheckpoints, rank: int) -> int:
     if not job.resume:
         return 0
     if rank == 0:
@@ -203,7 +203,7 @@ def _resume(job: Job, engine: Any, key: dict[str, Any], stored: checkpoint.Store
     return step
 
 
-def _export(job: Job, engine: Any, model: Any, processor: Any, samples: EncodedSamples, rank: int) -> None:
+def _export(job: TrainingRun, engine: Any, model: Any, processor: Any, samples: EncodedSamples, rank: int) -> None:
     """Write the trained model into `out`; `config.json` comes last, so a directory that has one is whole."""
     state = engine._zero3_consolidated_16bit_state_dict() if engine.zero_optimization_stage() == 3 else None
     if rank == 0:
@@ -268,7 +268,7 @@ class _Clock:
         self._since = time.monotonic()
         self._entries: list[dict[str, Any]] | None = None
 
-    def note(self, job: Job, entry: dict[str, Any], every: int) -> None:
+    def note(self, job: TrainingRun, entry: dict[str, Any], every: int) -> None:
         if self._entries is None:
             kept = read_jsonl(job.log_file) if job.log_file.exists() else []
             self._entries = [old for old in kept if old["step"] <= self._start]
@@ -287,7 +287,7 @@ class _Clock:
                 left,
             )
 
-    def write(self, job: Job) -> None:
+    def write(self, job: TrainingRun) -> None:
         """Put the entries on disk; ranks that note nothing write nothing."""
         if self._entries is not None:
             write_bytes(job.log_file, jsonl(self._entries))
