@@ -134,7 +134,7 @@ def test_ciou_weighs_the_number_of_vertices() -> None:
     assert figures["ciou"] == pytest.approx((1 - 2 / 10 + 1 + 0) / 3)
     assert figures["mean_iou"] == pytest.approx(2 / 3)
     published = score("ciou", [row(square, square), row(square, "no polygon")], "rsevalkit")
-    assert (published["ciou"], published["left_out"]) == (1, 1)
+    assert (published["ciou"], published["skipped"]) == (1, 1)
 
 
 def test_multi_label_by_hand() -> None:

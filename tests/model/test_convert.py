@@ -144,9 +144,9 @@ def test_the_converted_directory_is_a_llava_model(reference: Path, tmp_path: Pat
         assert rows.shape[0] == 32064
         assert torch.allclose(rows[32000:], old[name].float().mean(0).expand(64, -1), atol=2e-5)
     assert model.generation_config.suppress_tokens == list(range(32000, 32064))
-    left_out = {m.source: m.note for m in moved if m.target is None}
-    assert set(left_out.values()) == {"computed from the configuration"}
-    assert len(left_out) == 2 + 1
+    skipped = {m.source: m.note for m in moved if m.target is None}
+    assert set(skipped.values()) == {"computed from the configuration"}
+    assert len(skipped) == 2 + 1
     listed = read_json(tmp_path / "hf" / "conversion.json")["tensors"]
     assert {entry["source"] for entry in listed} == set(old)
     assert all(entry["shape"] and entry["dtype"] for entry in listed)
@@ -191,8 +191,8 @@ def test_a_separate_vision_tower_may_be_the_whole_of_clip(reference: Path, tmp_p
     with pytest.raises(InputError, match="give --vision-tower DIR"):
         convert(reference, tmp_path / "hf")
     moved = convert(reference, tmp_path / "hf", vision_tower=tmp_path / "clip")
-    left_out = {m.source: m.note for m in moved if m.target is None}
-    assert left_out["logit_scale"] == "CLIP's text side: not part of the model"
+    skipped = {m.source: m.note for m in moved if m.target is None}
+    assert skipped["logit_scale"] == "CLIP's text side: not part of the model"
     load_model(tmp_path / "hf")
 
 

@@ -196,8 +196,8 @@ def test_what_cannot_be_trained_on_is_counted(base, manifests: Path, tmp_path: P
     index = open_index(manifests / "sft" / "manifest.parquet")
     encode_samples(tmp_path / "samples", index, base[1].tokenizer, stage, {})
     samples = EncodedSamples(tmp_path / "samples")
-    assert samples.truncated + samples.left_out.total() > 0
-    assert len(samples) + samples.left_out.total() == len(index)
+    assert samples.truncated + samples.skipped.total() > 0
+    assert len(samples) + samples.skipped.total() == len(index)
     stage = load_recipe("tiny", ["stages.sft.max_length=3"]).stage("sft")
     with pytest.raises(TrainError, match="no record can be trained on"):
         encode_samples(tmp_path / "none", index, base[1].tokenizer, stage, {})

@@ -84,9 +84,9 @@ def _title(lineage: dict[str, Any], kind: str) -> str:
 
 
 def _training(training: dict[str, Any]) -> str:
-    left_out = sum(training["left_out"].values())
+    skipped = sum(training["skipped"].values())
     return (
-        f"## Training\n\nStage `{training['stage']}`: {training['samples']} samples ({left_out} left out, "
+        f"## Training\n\nStage `{training['stage']}`: {training['samples']} samples ({skipped} left out, "
         f"{training['truncated']} cut at the length limit), {training['steps']} steps, "
         f"loss {training['first_loss']:.3f} → {training['last_loss']:.3f}.\n\n![training curve](training_curve.svg)"
     )

@@ -346,7 +346,7 @@ def _footprints_published(rows: Sequence[Row]) -> Judged:
         true, said = geometry.polygons(row["answer"]), geometry.polygons(row["pred"])
         if true and said:  # the kit's mean becomes an error on an unreadable polygon
             values.append(_raster_iou(said, true, width, width) * _complexity(said, true))
-    return Judged(values, {"left_out": len(rows) - len(values)}, main="ciou")
+    return Judged(values, {"skipped": len(rows) - len(values)}, main="ciou")
 
 
 def _complexity(said: list[geometry.Polygon], true: list[geometry.Polygon]) -> float:

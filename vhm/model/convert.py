@@ -59,7 +59,7 @@ _TO_REFERENCE = (
     (r"^model\.language_model\.(.+)$", r"model.\1"),
     (r"^(?:language_model\.)?lm_head\.weight$", r"lm_head.weight"),
 )
-_LEFT_OUT = (
+_SKIPPED = (
     (r"rotary_emb\.inv_freq$", "computed from the configuration"),
     (r"position_ids$", "computed from the configuration"),
     (r"^(text_model\.|text_projection|visual_projection|logit_scale)", "CLIP's text side: not part of the model"),
@@ -130,12 +130,12 @@ def _to_hf(source: Path, out: Path, given_tower: Path | None, allow_nan: bool) -
     listed = list_tensors(weight_files(source))
     unused: list[Moved] = []
     if given_tower is not None or not any(_is_vision(name) for name in listed):
-        unused = [_left_out(s, "the separate vision tower is used") for s in listed.values() if _is_vision(s.name)]
+        unused = [_skipped(s, "the separate vision tower is used") for s in listed.values() if _is_vision(s.name)]
         listed = {name: s for name, s in listed.items() if not _is_vision(name)}
         if tower is None:
             raise CheckpointError(f"{source} holds no vision weights and no vision_tower/: give --vision-tower DIR")
         listed |= {f"{tower.name}: {name}": s for name, s in list_tensors(weight_files(tower)).items()}
-    steps, left_out = _plan_to_hf(list(listed.values()), config, reference, source)
+    steps, skipped = _plan_to_hf(list(listed.values()), config, reference, source)
     names = [str(reference.get(key, "")) for key in ("_name_or_path", "mm_vision_tower")]
     if reference["model_type"] == "vhm":
         names += ["Vicuna", "VersaD"]  # what the published weights were made from
@@ -151,7 +151,7 @@ def _to_hf(source: Path, out: Path, given_tower: Path | None, allow_nan: bool) -
                 (folder / REFERENCE / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(kept, folder / REFERENCE / name)
         inputs = {"source": source} | ({"vision_tower": given_tower} if given_tower else {})
-        return _write([(folder, steps)], [*unused, *left_out], inputs, folder, allow_nan, names)
+        return _write([(folder, steps)], [*unused, *skipped], inputs, folder, allow_nan, names)
 
 
 def hf_config(reference: dict[str, Any], tower: dict[str, Any]) -> Any:
@@ -303,8 +303,8 @@ def _to_reference(source: Path, out: Path, allow_nan: bool) -> list[Moved]:
         tower = folder / "vision_tower"
         if not (tower / "config.json").is_file():
             write_json(tower / "config.json", json.loads(config.vision_config.to_json_string()))
-        main, vision, left_out = _plan_to_reference(source, names, reference)
-        return _write([(folder, main), (tower, vision)], left_out, {"source": source}, folder, allow_nan)
+        main, vision, skipped = _plan_to_reference(source, names, reference)
+        return _write([(folder, main), (tower, vision)], skipped, {"source": source}, folder, allow_nan)
 
 
 def reference_config(config: Any, pad: bool) -> dict[str, Any]:
@@ -344,13 +344,13 @@ def _plan_to_hf(
     expected = _saved_shapes(config)
     rows, old_rows = config.text_config.vocab_size, reference["vocab_size"]
     steps: dict[str, _Step] = {}
-    left_out = []
+    skipped = []
     for stored in listed:
         target, note = _rename(stored.name, _TO_HF)
         if target == "language_model.lm_head.weight" and config.tie_word_embeddings:
             target, note = None, "tied to the embeddings"
         if target is None:
-            left_out.append(_left_out(stored, note))
+            skipped.append(_skipped(stored, note))
             continue
         shape = stored.shape
         if _EMBEDDINGS.search(target) and shape and shape[0] == old_rows:
@@ -377,7 +377,7 @@ def _plan_to_hf(
         raise CheckpointError(
             f"{source} lacks {len(missing)} tensors, the first is {missing[0]} {list(expected[missing[0]])}"
         )
-    return list(steps.values()), left_out
+    return list(steps.values()), skipped
 
 
 def _plan_to_reference(
@@ -386,7 +386,7 @@ def _plan_to_reference(
     """What to write for the LLM and projector, for the vision tower, and what to leave out."""
     main: list[_Step] = []
     vision: list[_Step] = []
-    left_out = []
+    skipped = []
     for stored in list_tensors(weight_files(source)).values():
         target, note = _rename(stored.name, _TO_REFERENCE)
         target = names.get(stored.name) or target
@@ -394,18 +394,18 @@ def _plan_to_reference(
             raise CheckpointError(f"{stored.file}: tensor {stored.name} has no place in the reference layout")
         if "multi_modal_projector.linear_2" in stored.name and _projector_layers(reference) == 1:
             _require_identity(stored)
-            left_out.append(_left_out(stored, "identity: the projector has one layer"))
+            skipped.append(_skipped(stored, "identity: the projector has one layer"))
             continue
         shape = stored.shape
         if _EMBEDDINGS.search(stored.name):
             shape, note = (reference["vocab_size"], *shape[1:]), f"cut to {reference['vocab_size']} rows"
         step = _Step(stored, _planned(str(target), shape, stored), note)
         (main if str(target).startswith(("model.", "lm_head")) else vision).append(step)
-    return main, vision, left_out
+    return main, vision, skipped
 
 
 def _rename(name: str, table: tuple[tuple[str, str], ...]) -> tuple[str | None, str]:
-    for pattern, why in _LEFT_OUT:
+    for pattern, why in _SKIPPED:
         if re.search(pattern, name):
             return None, why
     for pattern, target in table:
@@ -439,7 +439,7 @@ def _planned(name: str, shape: tuple[int, ...], like: StoredTensor) -> StoredTen
     return StoredTensor(name, like.file, shape, like.dtype, like.bytes // max(1, elements) * math.prod(shape))
 
 
-def _left_out(stored: StoredTensor, note: str) -> Moved:
+def _skipped(stored: StoredTensor, note: str) -> Moved:
     return Moved(stored.name, None, list(stored.shape), stored.dtype, note)
 
 
@@ -448,7 +448,7 @@ def _left_out(stored: StoredTensor, note: str) -> Moved:
 
 def _write(
     parts: list[tuple[Path, list[_Step]]],
-    left_out: list[Moved],
+    skipped: list[Moved],
     inputs: dict[str, Path],
     folder: Path,
     allow_nan: bool,
@@ -475,7 +475,7 @@ def _write(
             moved.append(Moved(source, step.planned.name, list(tensor.shape), step.planned.dtype, note))
         writer.close()
         hashes |= {place / name: digest for name, digest in writer.hashes.items()}
-    moved += left_out
+    moved += skipped
     report = {"source": inputs["source"].name, "tensors": [asdict(m) for m in moved]}
     write_json(folder / REPORT, report)
     if not (inputs["source"] / LINEAGE).is_file():

@@ -106,7 +106,7 @@ def run(job: TrainingRun, rank: int, world_size: int) -> None:
             "%s: %d samples (%d left out), %d steps of %d samples on %d processes, from step %d",
             job.stage,
             len(samples),
-            encoded.left_out.total(),
+            encoded.skipped.total(),
             order.steps,
             stage.global_batch,
             world_size,
@@ -216,7 +216,7 @@ def _export(job: TrainingRun, engine: Any, model: Any, processor: Any, samples: 
         summary = {
             "stage": job.stage,
             "samples": len(samples),
-            "left_out": dict(samples.left_out),
+            "skipped": dict(samples.skipped),
             "truncated": samples.truncated,
             "steps": entries[-1]["step"],
             "first_loss": entries[0]["loss"],

@@ -40,7 +40,7 @@ class EncodedSamples:
             np.memmap(folder / name, dtype, "r") for name, dtype in _FILES.items()
         )
         about = read_json(folder / "about.json")
-        self.left_out, self.truncated = Counter(about["left_out"]), int(about["truncated"])
+        self.skipped, self.truncated = Counter(about["skipped"]), int(about["truncated"])
 
     def __len__(self) -> int:
         return len(self.records)
@@ -74,7 +74,7 @@ def encode_samples(folder: Path, index: Index, tokenizer: Any, stage: StageRecip
             executor = stack.enter_context(workers(None, _hold, encoder))
             chunks = executor.map(_encode_held, spans)
         files = {name: stack.enter_context((beside / name).open("wb")) for name in _FILES}
-        end, left_out, truncated = np.int64(0), Counter[str](), 0
+        end, skipped, truncated = np.int64(0), Counter[str](), 0
         files["starts"].write(end.tobytes())
         for chunk in track(chunks, f"encoding, {_CHUNK} records each", len(spans)):
             files["tokens"].write(np.concatenate([np.empty(0, np.int32), *chunk.tokens]).tobytes())
@@ -83,11 +83,11 @@ def encode_samples(folder: Path, index: Index, tokenizer: Any, stage: StageRecip
             files["records"].write(np.array(chunk.records, np.int64).tobytes())
             files["pictures"].write(np.array(chunk.pictures, np.int8).tobytes())
             end = starts[-1] if len(starts) else end
-            left_out += chunk.left_out
+            skipped += chunk.skipped
             truncated += chunk.truncated
         if end == 0:
-            raise TrainError(f"no record can be trained on ({dict(left_out)})")
-        write_json(beside / "about.json", {"key": wanted, "left_out": dict(left_out), "truncated": truncated})
+            raise TrainError(f"no record can be trained on ({dict(skipped)})")
+        write_json(beside / "about.json", {"key": wanted, "skipped": dict(skipped), "truncated": truncated})
 
 
 @dataclass
@@ -97,7 +97,7 @@ class _Chunk:
     tokens: list[NDArray[np.int32]] = field(default_factory=list)
     records: list[int] = field(default_factory=list)
     pictures: list[bool] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
 
 
@@ -115,7 +115,7 @@ class _Encoder:
             try:
                 sample = encode_compact(record, self.tokenizer, self.template, self.max_length)
             except EncodeError as error:
-                chunk.left_out[error.reason] += 1
+                chunk.skipped[error.reason] += 1
                 continue
             chunk.truncated += sample.truncated
             ids, labels = np.array(sample.input_ids, np.int32), np.array(sample.labels, np.int32)
