@@ -30,10 +30,10 @@ def score(
     shards: dsl.Input[list[dsl.Artifact]],
     evaluation: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
-    figures: dsl.Output[dsl.Metrics],
+    metrics: dsl.Output[dsl.Metrics],
 ):
     from vhm.stages import score
 
-    figures.metadata.update(
-        score(recipe, data, model.path, [s.path for s in shards], evaluation.path, report.path, figures.path)
+    metrics.metadata.update(
+        score(recipe, data, model.path, [s.path for s in shards], evaluation.path, report.path, metrics.path)
     )

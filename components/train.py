@@ -16,12 +16,12 @@ def train(
     model: dsl.Input[dsl.Model],
     trained: dsl.Output[dsl.Model],
     curve: dsl.Output[dsl.HTML],
-    figures: dsl.Output[dsl.Metrics],
+    metrics: dsl.Output[dsl.Metrics],
 ):
     from vhm.stages import train_stage
 
     found = train_stage(
-        stage, recipe, data, [m.path for m in manifests], model.path, trained.path, curve.path, figures.path
+        stage, recipe, data, [m.path for m in manifests], model.path, trained.path, curve.path, metrics.path
     )
     trained.metadata.update(framework="transformers", stage=stage)
-    figures.metadata.update(found)
+    metrics.metadata.update(found)

@@ -16,12 +16,12 @@ def validate_data(
     manifest: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
-    figures: dsl.Output[dsl.Metrics],
+    metrics: dsl.Output[dsl.Metrics],
 ):
     from vhm.stages import validate_data
 
     found = validate_data(
-        kind, [p.path for p in parts], recipe, data, manifest.path, report.path, summary.path, figures.path
+        kind, [p.path for p in parts], recipe, data, manifest.path, report.path, summary.path, metrics.path
     )
     manifest.metadata.update(found)
-    figures.metadata.update(found)
+    metrics.metadata.update(found)

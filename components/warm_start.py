@@ -13,10 +13,10 @@ def warm_start(
     code: str,
     manifests: dsl.Input[list[dsl.Dataset]],
     model: dsl.Output[dsl.Model],
-    figures: dsl.Output[dsl.Metrics],
+    metrics: dsl.Output[dsl.Metrics],
 ):
     from vhm.stages import warm_start
 
-    found = warm_start(recipe, data, [m.path for m in manifests], model.path, figures.path)
+    found = warm_start(recipe, data, [m.path for m in manifests], model.path, metrics.path)
     model.metadata.update(framework="transformers", stage="warm-start")
-    figures.metadata.update(found)
+    metrics.metadata.update(found)

@@ -1,6 +1,6 @@
 """The stages of a run as functions of paths: what a KFP component and a `vhm` command have in common.
 
-Each takes the resolved recipe as text and directories, does one stage, and returns its figures. Inside a
+Each takes the resolved recipe as text and directories, does one stage, and returns its metrics. Inside a
 component a stage's log lines begin with `vhm| `, which is how the local runner tells them from others.
 """
 
@@ -46,7 +46,7 @@ def validate_data(
     manifest: str,
     report: str,
     summary: str,
-    figures: str,
+    metrics: str,
 ) -> dict[str, Any]:
     """Join what was checked of the lists of `kind` ("pretrain", "sft", "eval"); CheckFailed when it is refused."""
     settings = _begin(recipe)
@@ -63,7 +63,7 @@ def validate_data(
     log.info("%s: %d of %d records accepted", kind, result.accepted, result.total)
     require_passed(result, out)
     return _keep(
-        figures,
+        metrics,
         {"kind": kind, "accepted": result.accepted, "rejected": result.rejected, "refusals": result.refusal_share},
     )
 
@@ -90,7 +90,7 @@ def _validation(kind: str, settings: Recipe, root: Path) -> Request:
     )
 
 
-def warm_start(recipe: str, data: str, manifests: Sequence[str], model: str, figures: str) -> dict[str, Any]:
+def warm_start(recipe: str, data: str, manifests: Sequence[str], model: str, metrics: str) -> dict[str, Any]:
     """The model to pretrain: the base with a trained projector in it, or with one that `align` trains now."""
     settings = _begin(recipe)
     from vhm.model.warm_start import warm_start as run
@@ -113,14 +113,14 @@ def warm_start(recipe: str, data: str, manifests: Sequence[str], model: str, fig
         )
     if settings.base.projector is not None:
         report = run(base, out, root / settings.base.projector, settings.base.source_layer)
-        return _keep(figures, {"projector": report["projector"], **report["exactness"]})
+        return _keep(metrics, {"projector": report["projector"], **report["exactness"]})
     manifest = find_manifest("pretrain", manifests)
     train("align", settings, base, manifest, join(root, settings.data.images), out)
-    return _keep(figures, {"projector": "align", **_training_figures(out)})
+    return _keep(metrics, {"projector": "align", **_training_metrics(out)})
 
 
 def train_stage(
-    stage: str, recipe: str, data: str, manifests: Sequence[str], model: str, trained: str, curve: str, figures: str
+    stage: str, recipe: str, data: str, manifests: Sequence[str], model: str, trained: str, curve: str, metrics: str
 ) -> dict[str, Any]:
     """Train `stage` from `model` on the manifest of its kind."""
     settings = _begin(recipe)
@@ -130,7 +130,7 @@ def train_stage(
     out = Path(trained)
     train(stage, settings, Path(model), find_manifest(stage, manifests), join(data, settings.data.images), out)
     write_text(Path(curve), f"<!doctype html><title>{stage}</title>{curve_svg(out / 'train_log.jsonl')}")
-    return _keep(figures, _training_figures(out))
+    return _keep(metrics, _training_metrics(out))
 
 
 def predict(recipe: str, data: str, model: str, shard: int, predictions: str) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def predict(recipe: str, data: str, model: str, shard: int, predictions: str) ->
 
 
 def score(
-    recipe: str, data: str, model: str, shards: Sequence[str], evaluation: str, report: str, figures: str
+    recipe: str, data: str, model: str, shards: Sequence[str], evaluation: str, report: str, metrics: str
 ) -> dict[str, Any]:
     """Merge the shards' predictions, score them, write scores.json and the report."""
     settings = _begin(recipe)
@@ -160,8 +160,8 @@ def score(
     scores = score_run(Path(model), Path(data) / settings.data.evaluation, out, settings)
     shutil.copyfile(out / "report.html", report)
     mains = {name: task[task["figure"]] for name, task in scores["tasks"].items() if "figure" in task}
-    log.info("mean of main figures %.3f over %d tasks", scores["summary"]["mean"], scores["summary"]["tasks"])
-    return _keep(figures, {"mean": scores["summary"]["mean"], **mains})
+    log.info("mean of main metrics %.3f over %d tasks", scores["summary"]["mean"], scores["summary"]["tasks"])
+    return _keep(metrics, {"mean": scores["summary"]["mean"], **mains})
 
 
 def gate(recipe: str, evaluation: str, verdict: str) -> bool:
@@ -216,10 +216,10 @@ def _begin(recipe: str) -> Recipe:
     return parse_recipe(yaml.safe_load(recipe))
 
 
-def _keep(path: str, figures: dict[str, Any]) -> dict[str, Any]:
-    """Write the figures to their artifact's file: KFP's cache takes an artifact without a file for lost."""
-    write_json(Path(path), figures)
-    return figures
+def _keep(path: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Write the metrics to their artifact's file: KFP's cache takes an artifact without a file for lost."""
+    write_json(Path(path), metrics)
+    return metrics
 
 
 def _share_cores(processes: int) -> None:
@@ -228,7 +228,7 @@ def _share_cores(processes: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
-def _training_figures(out: Path) -> dict[str, Any]:
+def _training_metrics(out: Path) -> dict[str, Any]:
     training = read_json(out / "training.json")
     return {name: training[name] for name in ("samples", "steps", "first_loss", "last_loss")}
 

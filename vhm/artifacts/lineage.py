@@ -1,6 +1,6 @@
 """`lineage.json`: content hashes of what went into an artifact and of what came out, and whose terms apply.
 
-    kind code vhm recipe figures     what made it
+    kind code vhm recipe metrics     what made it
     inputs  {name: {path, sha256, lineage?}}
     files   {name: {size, sha256}}   what came out; README.md and pictures may be edited later and do not count
     output_sha256                    one hash over `files`
@@ -48,7 +48,7 @@ def write_lineage(
     kind: str,
     inputs: Mapping[str, Path],
     recipe: Recipe | None = None,
-    figures: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
     output: Path | None = None,
     names: Iterable[str] = (),
     hashes: Mapping[Path, str] | None = None,
@@ -70,7 +70,7 @@ def write_lineage(
         "files": {} if output else _list_files(directory, known),
         "licences": _licences(parents, recipe, [*names, *(path.name for path in inputs.values())]),
         "base_models": _base_models(parents, names),
-        "figures": figures or {},
+        "metrics": metrics or {},
     }
     lineage["output_sha256"] = sha256_tree(output) if output else _digest(lineage["files"])
     write_json(directory / LINEAGE, lineage | {"sha256": _digest(lineage)})

@@ -98,7 +98,7 @@ def _evaluation(scores: dict[str, Any]) -> str:
         for name, task in scores["tasks"].items()
         if "figure" in task
     ]
-    mean = f"Mean of the main figures: {100 * scores['summary']['mean']:.1f} %, scored `{scores['mode']}`."
+    mean = f"Mean of the main metrics: {100 * scores['summary']['mean']:.1f} %, scored `{scores['mode']}`."
     return "\n".join(["## Evaluation", "", "| task | n | figure | |", "|---|---|---|---|", *rows, "", mean])
 
 
