@@ -86,8 +86,8 @@ def arguments_of(recipe: Recipe, data: str, data_hash: str, image: str) -> dict[
         "data": data,
         "data_hash": data_hash,
         "code": hashlib.sha256(f"{code_hash()} {environment_hash()} {image}".encode()).hexdigest(),
-        "parts": list(range(recipe.data.shards)),
-        "shards": list(range(recipe.evaluation.shards)),
+        "parts": list(range(recipe.data.splits)),
+        "shards": list(range(recipe.evaluation.splits)),
     }
 
 

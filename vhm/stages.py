@@ -35,7 +35,7 @@ def check_data(kind: str, shard: int, recipe: str, data: str, part: str) -> None
     settings = _begin(recipe)
     from vhm.data.validation.chunks import check_shard
 
-    check_shard(_validation(kind, settings, Path(data)), Path(part), (int(shard), settings.data.shards))
+    check_shard(_validation(kind, settings, Path(data)), Path(part), (int(shard), settings.data.splits))
 
 
 def validate_data(
@@ -139,10 +139,10 @@ def predict(recipe: str, data: str, model: str, shard: int, predictions: str) ->
     from vhm.evaluate.predict import predict as run
     from vhm.evaluate.tasks import tasks_in
 
-    _share_cores(settings.evaluation.shards)
+    _share_cores(settings.evaluation.splits)
     directory = Path(data) / settings.data.evaluation
     tasks = tasks_in(directory, settings.evaluation.tasks)
-    part = (int(shard), settings.evaluation.shards)
+    part = (int(shard), settings.evaluation.splits)
     run(Path(model), directory, Path(predictions), tasks, settings.evaluation, part, bands=settings.data.bands)
     return {"shard": int(shard), "tasks": len(tasks)}
 

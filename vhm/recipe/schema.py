@@ -80,7 +80,7 @@ class DataRecipe(_Section):
     evaluation: str = "eval"
     golden: str = "golden.json"
     max_rejected: Share = 0.01
-    shards: Positive = Field(1, description="parts that a list is checked in side by side")
+    splits: Positive = Field(1, description="parts that a list is checked in side by side")
     max_pixels: Positive = 100_000_000
     max_text: Positive = 20_000
     expect: Expectations = Expectations()
@@ -135,7 +135,7 @@ class EvaluationRecipe(_Section):
 
     tasks: list[str] | Literal["all"] = "all"
     blind: list[str] = Field(default_factory=list)
-    shards: Positive = 1
+    splits: Positive = 1
     batch_size: Positive = 16
     max_new_tokens: Positive = 512
     mode: Literal["strict", "rsevalkit"] = "strict"
