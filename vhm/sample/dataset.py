@@ -181,7 +181,7 @@ def _description(chips: list[Chip], counts: Counter[tuple[str, str]]) -> str:
             f"| {scene} | {first.package} | {first.place} | {first.sensor} | {first.gsd:g} "
             f"| {split['train']} | {split['eval']} |"
         )
-    lines += ["", "## LabelledQuestion families", "", "| family | evaluation file | train | eval | true because of |"]
+    lines += ["", "## Question families", "", "| family | evaluation file | train | eval | true because of |"]
     lines += ["|---|---|---|---|---|"]
     for family in FAMILIES:
         train, evaluation = counts["train", family.name], counts["eval", family.name]
