@@ -15,11 +15,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
 from vhm.errors import InputError
+
+# A JSON object as read from a file; code that computes with it parses it into a dataclass first.
+JsonObject: TypeAlias = dict[str, Any]
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -59,13 +62,21 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not JSON: {error}") from error
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_json_object(path: Path) -> JsonObject:
+    """The JSON object in `path`. InputError names the file when it is absent, not JSON, or not an object."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return content
+
+
+def read_jsonl(path: Path) -> list[JsonObject]:
     """All objects of a JSON-lines file; InputError names the line that is not an object."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    rows = []
+    rows: list[JsonObject] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
