@@ -32,16 +32,17 @@ def pixels(side: int) -> str:
     import simplejpeg
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-    from vhm.data.images import load_pixels
     from vhm.data.images.resize import bicubic
-    from vhm.data.images.transform import normalised, squared
+    from vhm.data.images.transform import ImageTransform
+
+    transform = ImageTransform(336)
 
     content = jpeg(side)
     size = {"height": 336, "width": 336}
     processor = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": 336}, crop_size=size)
 
     def ours() -> torch.Tensor:
-        return normalised([squared(load_pixels(content), 336, pad=True)])
+        return transform.normalise([transform.resize(transform.decode(content))])
 
     def baseline() -> torch.Tensor:
         return processor(Image.open(io.BytesIO(content)).convert("RGB"), return_tensors="pt")["pixel_values"]

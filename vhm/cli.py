@@ -348,12 +348,11 @@ def ask(
     json_: JsonOption = False,
 ) -> None:
     """One answer in the terminal."""
-    from vhm.data.images import load_image
-    from vhm.inference.generator import Generator, Question
-    from vhm.model.build import bands_of
+    from vhm.inference.generator import Generator, Question, Sampling
 
-    picture = load_image(image, orient=True, bands=bands_of(model))
-    answer = Generator(model).answer([Question(picture, question)], max_new_tokens)[0]
+    generator = Generator(model)
+    pixels = generator.transform.decode(image, orient=True)
+    answer = generator.generate([Question(pixels, question)], Sampling(max_new_tokens))[0].text
     _say({"answer": answer}, json_, answer)
 
 

@@ -143,7 +143,7 @@ def predict(recipe: str, data: str, model: str, shard: int, predictions: str) ->
     directory = Path(data) / settings.data.evaluation
     tasks = tasks_in(directory, settings.evaluation.tasks)
     part = (int(shard), settings.evaluation.splits)
-    run(Path(model), directory, Path(predictions), tasks, settings.evaluation, part, bands=settings.data.bands)
+    run(Path(model), directory, Path(predictions), tasks, settings.evaluation, part)
     return {"shard": int(shard), "tasks": len(tasks)}
 
 

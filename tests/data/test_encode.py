@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vhm.data.encode import SYSTEM, ask_text, encode, encode_compact, question_tag
+from vhm.data.encode import SYSTEM, encode, encode_compact
 from vhm.errors import EncodeError
 
 
@@ -119,25 +119,6 @@ def test_processor_and_encode_give_the_same_prompt(base, question: str, answer: 
     assert ids[: len(prompt)] == list(prompt)
     first = int((encoded["labels"] >= 0).nonzero()[0])
     assert first == len(prompt)
-    assert processor.tokenizer(ask_text(question, processor), add_special_tokens=False)["input_ids"] == (
-        [i for n, i in enumerate(prompt) if i != processor.image_token_id or prompt[n - 1] != i]
-    )
-
-
-@pytest.mark.parametrize(
-    ("task", "tag"),
-    [
-        ("cls_aid", "{CLS} "),
-        ("vqa_LR-comp", "{VQA} "),
-        ("rs_vg", "{VG} "),
-        ("rs_color_open", "{IDK} "),
-        ("rs_presence_mo_judge", "{IDK} "),
-        ("rs_position_false_random_mc", "{IDK} "),
-        ("rs_gsd_open", "{IT} "),
-    ],
-)
-def test_question_tags_are_the_references(task: str, tag: str) -> None:
-    assert question_tag(task) == tag
 
 
 # --- token by token, against an independent slow implementation with the real vocabulary ---------
@@ -225,9 +206,3 @@ def test_the_processor_gives_the_same_ids_for_several_rounds(llama, turns: list[
     asked = processor.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=True, return_dict=True)
     prompt = list(asked["input_ids"][0])
     assert prompt == encoded[: len(prompt)]
-
-
-def test_a_question_with_special_tokens_is_not_asked(base) -> None:
-    for text in ("What</s> now", "<s>", "an <image> of"):
-        with pytest.raises(EncodeError):
-            ask_text(text, base[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import subprocess
@@ -13,7 +12,6 @@ import pytest
 
 from vhm.errors import CheckpointError
 from vhm.model import load_model
-from vhm.model.build import bands_of
 
 PROGRAM = """
 import sys
@@ -48,19 +46,6 @@ def test_a_truncated_weights_file_is_an_error(sample: Path, tmp_path: Path) -> N
         load_model(tmp_path / "m")
 
 
-def test_a_model_knows_which_bands_it_has_learnt_to_see(base, tmp_path: Path) -> None:
-    processor = copy.deepcopy(base[1])
-    processor.image_processor.bands = (4, 3, 2)
-    processor.save_pretrained(tmp_path)
-    assert bands_of(tmp_path) == (4, 3, 2)
-    base[1].save_pretrained(tmp_path)
-    assert bands_of(tmp_path) is None
-    processor.image_processor.bands = (0, 1)
-    processor.save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"names the bands \[0, 1\]"):
-        bands_of(tmp_path)
-
-
 def test_missing_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no config.json"):
         load_model(tmp_path)
@@ -81,8 +66,7 @@ def test_pixel_values_are_the_references(tmp_path_factory: pytest.TempPathFactor
     from PIL import Image
     from transformers import LlavaConfig
 
-    from vhm.data.images import load_image
-    from vhm.data.images.transform import normalised, squared
+    from vhm.data.images.transform import ImageTransform
     from vhm.model.build import build_processor
 
     noise = np.random.default_rng(sum(size)).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
@@ -105,5 +89,6 @@ def test_pixel_values_are_the_references(tmp_path_factory: pytest.TempPathFactor
         return
     path = tmp_path_factory.mktemp("picture") / "picture.png"
     picture.save(path)
-    own = normalised([squared(load_image(path), 336, pad=True)])[0].numpy()
+    transform = ImageTransform(336)
+    own = transform.normalise([transform.resize(transform.decode(path))])[0].numpy()
     assert np.abs(own - expected).max() <= 1e-6

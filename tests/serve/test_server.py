@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
-from vhm.inference.generator import Generator, Question
+from vhm.inference.generator import Generator, Question, Sampling
 from vhm.serve.client import ask, local_server
 from vhm.serve.golden import Golden, draw_answer
 
@@ -35,8 +36,8 @@ def picture(cut: Path) -> bytes:
 @pytest.fixture(scope="module")
 def expected(cut: Path, picture: bytes) -> str:
     """The model's own greedy answer, generated without the server."""
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
-    return Generator(cut / "base").answer([Question(image, QUESTION)], 64)[0]
+    image = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+    return Generator(cut / "base").generate([Question(image, QUESTION)], Sampling(64))[0].text
 
 
 def b64(content: bytes) -> str:

@@ -6,7 +6,7 @@
 
 Labels keep what the model must say (the caption; each answer and the token that ends it), everything
 else is -100. `CHAT_TEMPLATES` are the same words in Jinja: a model directory carries one, and whoever
-asks the model (`ask_text`, plain transformers, other servers) gets the prompt that training used.
+asks the model (`vhm.inference.prompts`, plain transformers, other servers) gets the prompt that training used.
 Source: arXiv 2403.20213, section 4; the reference's conversation templates; SmolLM2's model card.
 """
 
@@ -121,30 +121,6 @@ def expand(sample: Sample, image_id: int, image_tokens: int) -> tuple[list[int],
     place = sample.input_ids.index(image_id)
     ids = sample.input_ids[:place] + [image_id] * image_tokens + sample.input_ids[place + 1 :]
     return ids, sample.labels[:place] + [IGNORE] * image_tokens + sample.labels[place + 1 :]
-
-
-def ask_text(question: str, processor: Any, with_image: bool = True) -> str:
-    """The prompt for one question in the model's own format, up to where its answer begins.
-
-    Raises EncodeError where the question's text would become special tokens.
-    """
-    refuse_special_tokens([("human", question)], processor.tokenizer, has_image=False)
-    content = [{"type": "image"}] * with_image + [{"type": "text", "text": question}]
-    return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
-
-
-def question_tag(task: str) -> str:
-    """The tag that the reference puts before a question, by the published key of its task."""
-    name = task.lower()
-    if "cls" in name:
-        return "{CLS} "
-    if "vqa" in name:
-        return "{VQA} "
-    if "vg" in name:
-        return "{VG} "
-    if any(word in name for word in ("color", "presence", "position")):
-        return "{IDK} "
-    return "{IT} "
 
 
 def refuse_special_tokens(turns: Sequence[tuple[str, str]], tokenizer: Any, has_image: bool) -> None:

@@ -13,25 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
-from PIL import Image
 
 from vhm.artifacts.lineage import content_hash
 from vhm.data.encode import IMAGE_MARKER
 from vhm.data.images import load_image
 from vhm.data.images.stores import ImageStore, open_store
 from vhm.data.records import check_turns, image_name
-from vhm.errors import CheckpointError, EncodeError, ImageError, InputError, RecordError
+from vhm.errors import CheckpointError, ImageError, InputError, RecordError
 from vhm.evaluate.tasks import Task
-from vhm.inference.generator import Generator, Question
+from vhm.inference.generator import Failure, Generation, Generator, Question, Sampling
 from vhm.io import jsonl, read_json, read_jsonl, sha256_tree, write_bytes, write_json
-from vhm.model.build import bands_of
 from vhm.progress import track
 from vhm.recipe import EvaluationRecipe
 
 log = logging.getLogger(__name__)
-
-BLIND_COLOUR = (122, 116, 104)  # what pads a picture to a square: the mean colour says nothing
 
 
 @dataclass(frozen=True)
@@ -76,27 +73,23 @@ def predict(
     settings: EvaluationRecipe,
     shard: tuple[int, int] = (0, 1),
     resume: bool = False,
-    bands: tuple[int, int, int] | None = None,
 ) -> None:
     """Write `out`/predictions/TASK.jsonl for each task, and …/TASK.blind.jsonl for the blind ones.
 
-    `bands` of a TIFF are shown to the model, those that it was trained with by default. With `resume`, rows already there are kept when they come from the same model, data and settings;
-    otherwise CheckpointError. A question that fails leaves a row with `pred` null and an `error`.
+    With `resume`, rows already there are kept when they come from the same model, data and settings; otherwise CheckpointError. A question that fails leaves a row with `pred` null and an `error`.
     """
     folder = out / "predictions"
-    bands = bands or bands_of(model)
     key = {
         "model": content_hash(model),
         "data": sha256_tree(directory),
         "max_new_tokens": settings.max_new_tokens,
         "shard": list(shard),
-        "bands": bands and list(bands),
     }
     _prepare(folder, key, resume)
     blind = {task.name for task in tasks if task.name in settings.blind or task.key in settings.blind}
     work = [(task, False) for task in tasks] + [(task, True) for task in tasks if task.name in blind]
     generator = Generator(model)
-    root = open_store(directory)
+    store = open_store(directory)
     for number, (task, without_picture) in enumerate(work, start=1):
         path = predictions_file(folder, task, without_picture)
         done = {row["index"] for row in read_jsonl(path)} if path.exists() else set()
@@ -107,8 +100,7 @@ def predict(
         log.info("evaluate %d of %d: %s, %d questions", number, len(work), what, len(left))
         with path.open("ab") as file:
             for batch in track(batches, what):
-                pictures = {question.index: _picture(root, question.image, bands) for question in batch}
-                for row in _answer(generator, pictures, task, batch, settings.max_new_tokens, without_picture):
+                for row in _answer(generator, store, task, batch, settings.max_new_tokens, without_picture):
                     file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
                 file.flush()
                 os.fsync(file.fileno())
@@ -161,49 +153,36 @@ def _drop_torn_line(path: Path) -> None:
         write_bytes(path, whole)
 
 
-def _picture(root: ImageStore, name: str, bands: tuple[int, int, int] | None) -> Image.Image | str:
-    """The picture, or why there is none."""
-    try:
-        return load_image(root.read(name), bands=bands)
-    except ImageError as error:
-        return str(error)
-
-
 def _answer(
     generator: Generator,
-    pictures: dict[int, Image.Image | str],
+    store: ImageStore,
     task: Task,
     batch: list[TaskQuestion],
     max_new_tokens: int,
     blind: bool,
 ) -> Iterator[dict[str, Any]]:
-    """The batch's rows. One bad picture or one failing question does not take the others with it."""
-    asked, errors = {}, {}
+    """The batch's rows. One bad image or one failing question does not affect the others."""
+    results: dict[int, Generation | Failure] = {}
+    questions: dict[int, Question] = {}
     for question in batch:
-        picture = pictures[question.index]
-        if isinstance(picture, str):
-            errors[question.index] = picture
+        try:
+            image = generator.transform.decode(store.read(question.image))
+        except ImageError as error:
+            results[question.index] = Failure(str(error))
             continue
         if blind:
-            picture = Image.new("RGB", picture.size, BLIND_COLOUR)
-        asked[question.index] = Question(picture, task.tag + question.text)
-    said: dict[int, str] = {}
-    try:
-        said = dict(zip(asked, generator.answer(list(asked.values()), max_new_tokens), strict=True)) if asked else {}
-    except (RuntimeError, EncodeError) as batch_error:
-        log.warning("%s: a batch failed (%s): asking one by one", task.name, batch_error)
-        for index, item in asked.items():
-            try:
-                said[index] = generator.answer([item], max_new_tokens)[0]
-            except (RuntimeError, EncodeError) as error:
-                errors[index] = str(error).splitlines()[0]
+            image = np.full_like(image, generator.transform.fill)
+        questions[question.index] = Question(image, task.prompt(question.text))
+    answers = generator.generate_each(list(questions.values()), Sampling(max_new_tokens))
+    results |= zip(questions, answers, strict=True)
     for question in batch:
+        result = results[question.index]
         row = {
             "index": question.index,
             "filename": question.image.rpartition("/")[2],
             "size": question.size,
             "query": question.text,
             "answer": question.answer,
-            "pred": said.get(question.index),
+            "pred": result.text if isinstance(result, Generation) else None,
         }
-        yield row | ({"error": errors[question.index]} if question.index in errors else {})
+        yield row | ({"error": result.reason} if isinstance(result, Failure) else {})

@@ -33,7 +33,7 @@ def evaluate(
     Returns the scores. Raises InputError or CheckpointError for what cannot be read.
     """
     chosen = tasks_in(data, recipe.evaluation.tasks if tasks is None else tasks)
-    predict(model, data, out, chosen, recipe.evaluation, resume=resume, bands=recipe.data.bands)
+    predict(model, data, out, chosen, recipe.evaluation, resume=resume)
     return score_run(model, data, out, recipe, chosen)
 
 

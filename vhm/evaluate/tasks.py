@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from vhm.data.encode import question_tag
 from vhm.errors import InputError
 
 TYPES = (
@@ -30,85 +30,126 @@ TYPES = (
 
 @dataclass(frozen=True)
 class Task:
-    """`figure` is the one that stands for the task in tables."""
+    """`key` is the published name (an alias), `tag` what the reference puts before the question.
+
+    `deceptive`: the questions rest on a false premise, which an honest model denies.
+    """
 
     name: str
     key: str
     file: str
     type: str
+    tag: Literal["CLS", "VQA", "VG", "IDK", "IT"]
+    deceptive: bool = False
 
-    @property
-    def tag(self) -> str:
-        return question_tag(self.key)
+    def prompt(self, question: str) -> str:
+        """The question as the model is asked it: the tag in braces, then the text."""
+        return f"{{{self.tag}}} {question}"
 
 
 TASKS = (
-    Task("presence", "rs_presence_mo_judge", "presence_mo_dota.json", "presence"),
-    Task("absolute_position", "rs_position_mo_mc", "abspos_dota-test_mc.json", "mc"),
-    Task("relative_position", "rs_relative_position_mo_mc", "relpos_dota-test_mc.json", "mc"),
-    Task("counting", "rs_counting_mo_open", "counting_dota-test_open.json", "counting"),
-    Task("image_type", "rs_imagetype_mc", "imgType_mcq.json", "mc"),
-    Task("color", "rs_color_open", "color_dota-test_fair1m-val_open.json", "color"),
-    Task("resolution", "rs_gsd_open", "gsd_dota_fbp.json", "mae"),
+    Task("presence", "rs_presence_mo_judge", "presence_mo_dota.json", "presence", "IDK"),
+    Task("absolute_position", "rs_position_mo_mc", "abspos_dota-test_mc.json", "mc", "IDK"),
+    Task("relative_position", "rs_relative_position_mo_mc", "relpos_dota-test_mc.json", "mc", "IDK"),
+    Task("counting", "rs_counting_mo_open", "counting_dota-test_open.json", "counting", "IT"),
+    Task("image_type", "rs_imagetype_mc", "imgType_mcq.json", "mc", "IT"),
+    Task("color", "rs_color_open", "color_dota-test_fair1m-val_open.json", "color", "IDK"),
+    Task("resolution", "rs_gsd_open", "gsd_dota_fbp.json", "mae", "IT"),
     Task(
-        "false_color_popular", "rs_color_false_popular_open", "color_false_dota-test_popular_open.json", "false_premise"
+        "false_color_popular",
+        "rs_color_false_popular_open",
+        "color_false_dota-test_popular_open.json",
+        "false_premise",
+        "IDK",
+        deceptive=True,
     ),
     Task(
         "false_color_adversarial",
         "rs_color_false_adversarial_open",
         "color_false_dota-test_adversarial_open.json",
         "false_premise",
+        "IDK",
+        deceptive=True,
     ),
-    Task("false_color_random", "rs_color_false_random_open", "color_false_dota-test_random_open.json", "false_premise"),
-    Task("false_color_pan", "rs_color_false_pan_open", "color_false_pan_dota-test.json", "false_premise"),
+    Task(
+        "false_color_random",
+        "rs_color_false_random_open",
+        "color_false_dota-test_random_open.json",
+        "false_premise",
+        "IDK",
+        deceptive=True,
+    ),
+    Task(
+        "false_color_pan",
+        "rs_color_false_pan_open",
+        "color_false_pan_dota-test.json",
+        "false_premise",
+        "IDK",
+        deceptive=True,
+    ),
     Task(
         "false_absolute_position_adversarial",
         "rs_position_false_adversarial_mc",
         "abspos_false_dota-test_adversarial_mc.json",
         "mc",
+        "IDK",
+        deceptive=True,
     ),
     Task(
         "false_absolute_position_popular",
         "rs_position_false_popular_mc",
         "abspos_false_dota-test_popular_mc.json",
         "mc",
+        "IDK",
+        deceptive=True,
     ),
     Task(
-        "false_absolute_position_random", "rs_position_false_random_mc", "abspos_false_dota-test_random_mc.json", "mc"
+        "false_absolute_position_random",
+        "rs_position_false_random_mc",
+        "abspos_false_dota-test_random_mc.json",
+        "mc",
+        "IDK",
+        deceptive=True,
     ),
     Task(
         "false_relative_position_adversarial",
         "rs_relative_position_false_adversarial_mc",
         "relpos_false_dota-test_adversarial_mc.json",
         "mc",
+        "IDK",
+        deceptive=True,
     ),
     Task(
         "false_relative_position_popular",
         "rs_relative_position_false_popular_mc",
         "relpos_false_dota-test_popula_mc.json",
         "mc",
+        "IDK",
+        deceptive=True,
     ),
     Task(
         "false_relative_position_random",
         "rs_relative_position_false_random_mc",
         "relpos_false_dota-test_random_mc.json",
         "mc",
+        "IDK",
+        deceptive=True,
     ),
-    Task("cls_aid", "cls_aid", "cls_AID.json", "cls"),
-    Task("cls_meter_ml", "cls_METER_ML", "cls_METER_ML.json", "cls"),
-    Task("cls_nwpu_resisc45", "cls_NWPU_RESISC45", "cls_NWPU_RESISC45.json", "cls"),
-    Task("cls_siri_whu", "cls_SIRI", "cls_SIRI_WHU.json", "cls"),
-    Task("cls_whu_rs19", "cls_WHU_RS19", "cls_WHU_RS19.json", "cls"),
-    Task("vqa_hr_comp", "vqa_HR-comp", "RSVQA_HR-comp_RSVQA.json", "vqa"),
-    Task("vqa_hr_presence", "vqa_HR-pre", "RSVQA_HR-presence_RSVQA.json", "vqa"),
-    Task("vqa_lr_comp", "vqa_LR-comp", "RSVQA_LR-comp_RSVQA.json", "vqa"),
-    Task("vqa_lr_presence", "vqa_LR-pre", "RSVQA_LR-presence_RSVQA.json", "vqa"),
-    Task("vqa_lr_rural_urban", "vqa_LR-rural", "RSVQA_LR-rural_urban_RSVQA.json", "vqa"),
-    Task("grounding", "rs_vg", "VG_DOIR_RSVG_test.json", "bbox"),
-    Task("building_footprint", "rs_building_polygon", "bfv_crowdai_val.json", "ciou"),
-    Task("measurement", "rs_meas", "obj_meas_dota_test.json", "mae"),
-    Task("multilabel_gid", "rs_ml_gid", "mlc_gid_test.json", "ml"),
-    Task("multilabel_fbp", "rs_ml_fbp", "mlc_fbp_test.json", "ml"),
+    Task("cls_aid", "cls_aid", "cls_AID.json", "cls", "CLS"),
+    Task("cls_meter_ml", "cls_METER_ML", "cls_METER_ML.json", "cls", "CLS"),
+    Task("cls_nwpu_resisc45", "cls_NWPU_RESISC45", "cls_NWPU_RESISC45.json", "cls", "CLS"),
+    Task("cls_siri_whu", "cls_SIRI", "cls_SIRI_WHU.json", "cls", "CLS"),
+    Task("cls_whu_rs19", "cls_WHU_RS19", "cls_WHU_RS19.json", "cls", "CLS"),
+    Task("vqa_hr_comp", "vqa_HR-comp", "RSVQA_HR-comp_RSVQA.json", "vqa", "VQA"),
+    Task("vqa_hr_presence", "vqa_HR-pre", "RSVQA_HR-presence_RSVQA.json", "vqa", "VQA"),
+    Task("vqa_lr_comp", "vqa_LR-comp", "RSVQA_LR-comp_RSVQA.json", "vqa", "VQA"),
+    Task("vqa_lr_presence", "vqa_LR-pre", "RSVQA_LR-presence_RSVQA.json", "vqa", "VQA"),
+    Task("vqa_lr_rural_urban", "vqa_LR-rural", "RSVQA_LR-rural_urban_RSVQA.json", "vqa", "VQA"),
+    Task("grounding", "rs_vg", "VG_DOIR_RSVG_test.json", "bbox", "VG"),
+    Task("building_footprint", "rs_building_polygon", "bfv_crowdai_val.json", "ciou", "IT"),
+    Task("measurement", "rs_meas", "obj_meas_dota_test.json", "mae", "IT"),
+    Task("multilabel_gid", "rs_ml_gid", "mlc_gid_test.json", "ml", "IT"),
+    Task("multilabel_fbp", "rs_ml_fbp", "mlc_fbp_test.json", "ml", "IT"),
 )
 
 _BY_NAME = {alias.lower(): task for task in TASKS for alias in (task.name, task.key)}

@@ -1,24 +1,68 @@
-"""Pictures and questions → answers, many at once: what evaluation and serving share."""
+"""Questions about images → answers: prompts, batches, decoding and stopping, in one place.
+
+Evaluation, serving and `vhm ask` generate through `Generator`. Greedy answers do not depend on the batch, up to the
+rounding of padded positions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
-from PIL import Image
+from vhm.data.images.transform import ImageTransform, Pixels
+from vhm.errors import EncodeError, first_line
+from vhm.inference.prompts import prompt_ids
+from vhm.inference.streaming import CancelCriterion, TextStreamer, cut_at_stop
+from vhm.model.build import image_tokens, load_model
 
-from vhm.data.encode import ask_text
-from vhm.model.build import load_model
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one picture."""
+    """A question about one image, RGB uint8 [H, W, 3]."""
 
-    image: Image.Image
-    question: str
+    image: Pixels
+    text: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is generated; temperature 0 is greedy decoding."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    @property
+    def batchable(self) -> bool:
+        """Whether questions may share a batch: random sampling and stop strings need one for themselves."""
+        return self.temperature == 0 and not self.stop
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer. `finish_reason` is "stop" or "length", as in the OpenAI API."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a question has no answer."""
+
+    reason: str
 
 
 class Generator:
@@ -27,31 +71,84 @@ class Generator:
     def __init__(self, directory: Path, dtype: str | None = None, device: str | None = None) -> None:
         import torch
 
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.model, self.processor = load_model(directory, dtype=dtype, device=place)
-        self.processor.tokenizer.padding_side = "left"
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.model, self.processor = load_model(directory, dtype=dtype, device=device)
+        self.transform = ImageTransform.from_processor(self.processor)
+        self.special_tokens = frozenset(self.processor.tokenizer.get_added_vocab())
+        self._image_tokens = image_tokens(self.model.config)
 
-    def inputs(self, asked: Sequence[Question]) -> dict[str, Any]:
-        """The batch as tensors: input_ids and attention_mask [B, T], left-padded; pixel_values [B, 3, S, S].
+    def generate(
+        self,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        on_text: Callable[[str], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> list[Generation]:
+        """Answers in the order of the questions.
 
-        Raises EncodeError when a question holds special tokens.
+        `on_text` receives the text of a single question's answer as soon as it can no longer change; generation
+        ends early when `cancelled` returns True. Raises EncodeError when a question contains special tokens.
         """
-        batch = self.processor(
-            images=[item.image for item in asked],
-            text=[ask_text(item.question, self.processor) for item in asked],
-            padding=True,
-            add_special_tokens=False,
-            return_tensors="pt",
-        ).to(self.model.device)
-        batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
-        return dict(batch)
+        import torch
+        from transformers import StoppingCriteriaList
 
-    def answer(self, asked: Sequence[Question], max_new_tokens: int, **sampling: Any) -> list[str]:
-        """Answers in the order of the questions; greedy unless `sampling` says otherwise."""
+        prompts = [prompt_ids(question.text, self.processor, self._image_tokens) for question in questions]
+        streamer = TextStreamer(on_text, self.processor.tokenizer, sampling.stop) if on_text else None
+        stopping = StoppingCriteriaList([CancelCriterion(cancelled)] if cancelled else [])
+        if sampling.seed is not None:
+            torch.manual_seed(sampling.seed)
+        inputs = self._batch(prompts, [question.image for question in questions])
+        with torch.inference_mode():
+            output = self.model.generate(
+                **inputs, **self._settings(sampling), streamer=streamer, stopping_criteria=stopping
+            )
+        answers = output[:, inputs["input_ids"].shape[1] :].tolist()
+        generations = [
+            self._generation(ids, len(prompt), sampling) for ids, prompt in zip(answers, prompts, strict=True)
+        ]
+        if streamer is not None:
+            streamer.finish(generations[0].text)
+        return generations
+
+    def generate_each(self, questions: Sequence[Question], sampling: Sampling) -> list[Generation | Failure]:
+        """As `generate`; when the batch fails, its questions are asked one by one and each failure keeps its reason."""
+        if not questions:
+            return []
+        try:
+            return list(self.generate(questions, sampling))
+        except (RuntimeError, EncodeError) as error:
+            if len(questions) == 1:
+                return [Failure(first_line(error))]
+            log.warning("a batch of %d questions failed (%s): asking one by one", len(questions), first_line(error))
+        return [answer for question in questions for answer in self.generate_each([question], sampling)]
+
+    def _batch(self, prompts: list[list[int]], images: list[Pixels]) -> dict[str, torch.Tensor]:
+        """input_ids and attention_mask [B, T], padded on the left; pixel_values [B, 3, S, S]."""
         import torch
 
-        inputs = self.inputs(asked)
-        with torch.inference_mode():
-            output = self.model.generate(**inputs, max_new_tokens=max_new_tokens, **sampling)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        return [text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)]
+        longest = max(map(len, prompts))
+        padding = self.processor.tokenizer.pad_token_id
+        pixels = self.transform.normalise([self.transform.resize(image) for image in images])
+        batch = {
+            "input_ids": torch.tensor([[padding] * (longest - len(ids)) + ids for ids in prompts]),
+            "attention_mask": torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]),
+            "pixel_values": pixels.to(self.model.dtype),
+        }
+        return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+
+    def _settings(self, sampling: Sampling) -> dict[str, object]:
+        settings: dict[str, object] = {"max_new_tokens": sampling.max_new_tokens}
+        if sampling.temperature > 0:
+            settings |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        if sampling.stop:
+            settings |= {"stop_strings": list(sampling.stop), "tokenizer": self.processor.tokenizer}
+        return settings
+
+    def _generation(self, ids: list[int], prompt_tokens: int, sampling: Sampling) -> Generation:
+        tokenizer = self.processor.tokenizer
+        ended = tokenizer.eos_token_id in ids
+        if ended:
+            ids = ids[: ids.index(tokenizer.eos_token_id) + 1]
+        text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        text, stopped = cut_at_stop(text, sampling.stop)
+        return Generation(text, prompt_tokens, len(ids), "stop" if ended or stopped else "length")

@@ -14,7 +14,6 @@ from vhm.artifacts.lineage import verify
 from vhm.data.encode import CHAT_TEMPLATES
 from vhm.data.records import IMAGE_MARKER
 from vhm.errors import CheckpointError, first_line
-from vhm.io import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -62,20 +61,6 @@ def load_model(
     if device:
         model = model.to(torch.device(device))
     return model.eval(), processor
-
-
-def bands_of(directory: Path) -> tuple[int, int, int] | None:
-    """Which bands of a TIFF a model has learnt to see as red, green and blue, from 1; None: the first three.
-
-    Training notes them beside the image processor's other settings. Raises CheckpointError for what are none.
-    """
-    path = directory / "processor_config.json"
-    bands = read_json(path).get("image_processor", {}).get("bands") if path.is_file() else None
-    if bands is None:
-        return None
-    if not isinstance(bands, list) or len(bands) != 3 or not all(type(band) is int and band > 0 for band in bands):
-        raise CheckpointError(f"{path} names the bands {bands}: write three numbers from 1 on")
-    return bands[0], bands[1], bands[2]
 
 
 def assemble(

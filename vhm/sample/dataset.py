@@ -19,8 +19,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from vhm.data.encode import question_tag
 from vhm.data.records import IMAGE_MARKER
+from vhm.evaluate.tasks import find_task
 from vhm.io import write_bytes, write_json, write_text
 from vhm.sample import truth
 from vhm.sample.chips import Chip, all_chips
@@ -94,7 +94,7 @@ def _golden(chips: list[Chip]) -> Iterable[dict[str, Any]]:
         for number in range(wanted.get(family.name, 0)):
             chip, question = asked[(2 * number + 1) * len(asked) // (2 * wanted[family.name])]
             record = _evaluation_record(chip, family, question)
-            yield record | {"family": family.name, "question": question_tag(family.task) + question.text}
+            yield record | {"family": family.name, "question": find_task(family.task).prompt(question.text)}
 
 
 def _asked(chips: list[Chip], family: Family) -> list[tuple[Chip, LabelledQuestion]]:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from vhm.data.encode import question_tag
+from vhm.evaluate.tasks import find_task
 from vhm.sample import truth
 from vhm.sample.chips import Chip
 from vhm.sample.scenes import CLASSES, Label
@@ -41,7 +41,7 @@ class Family:
     rule: str
 
     def prompt(self, question: LabelledQuestion) -> str:
-        return question_tag(self.task) + question.text
+        return find_task(self.task).prompt(question.text)
 
 
 # --- captions ------------------------------------------------------------------------------------

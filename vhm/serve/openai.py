@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from vhm.errors import ServeError
-from vhm.inference.generator import Question
-from vhm.inference.scheduler import Busy, Generation, Sampling, Scheduler
+from vhm.inference.generator import Generation, Question, Sampling
+from vhm.inference.scheduler import Busy, Scheduler
 from vhm.recipe import ServingRecipe
 from vhm.serve.predictor import question
 

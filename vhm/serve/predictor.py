@@ -18,10 +18,10 @@ import orjson
 from kserve import InferOutput, InferRequest, InferResponse, Model
 from kserve.errors import InvalidInput
 
-from vhm.data.images import Limits, load_image
+from vhm.data.images import Limits
 from vhm.errors import ImageError
-from vhm.inference.generator import Question
-from vhm.inference.scheduler import Sampling, Scheduler
+from vhm.inference.generator import Question, Sampling
+from vhm.inference.scheduler import Scheduler
 from vhm.recipe import ServingRecipe
 
 MAX_QUESTION = 4000
@@ -93,14 +93,14 @@ def question(image: str | bytes, text: Any, engine: Scheduler, where: str) -> Qu
         raise InvalidInput(f'{where}: "question" must be text')
     if len(text) > MAX_QUESTION:
         raise InvalidInput(f"{where}: the question has {len(text)} characters, the limit is {MAX_QUESTION}")
-    if any(token in text for token in engine.special_tokens):
+    if any(token in text for token in engine.generator.special_tokens):
         raise InvalidInput(f"{where}: the question holds a special token")
     content = image_bytes(image, where)
     if len(content) > limits.max_image_bytes:
         raise InvalidInput(f"{where}: the image has {len(content)} bytes, the limit is {limits.max_image_bytes}")
     costs = Limits(limits.max_image_bytes, limits.max_pixels)
     try:
-        return Question(load_image(content, costs, orient=True, bands=engine.bands), text.strip())
+        return Question(engine.generator.transform.decode(content, costs, orient=True), text.strip())
     except ImageError as error:
         raise InvalidInput(f"{where}: {error.detail}") from None
 

@@ -35,11 +35,12 @@ def serve(model: Path, limits: ServingRecipe, host: str = "127.0.0.1", port: int
     import kserve.model_server
     from kserve.protocol.rest.server import RESTServer
 
+    from vhm.inference.generator import Generator
     from vhm.inference.scheduler import Scheduler
     from vhm.serve import openai
     from vhm.serve.predictor import Predictor
 
-    engine = Scheduler(model, limits)
+    engine = Scheduler(Generator(model), limits)
     server = kserve.model_server.ModelServer(http_port=port, enable_grpc=False, workers=1)
     server.register_model(Predictor(engine, limits))
     app = kserve.model_server.app

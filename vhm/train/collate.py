@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vhm.data.encode import IGNORE, expand
 from vhm.data.images import Limits
 from vhm.data.images.cache import DiskCache
+from vhm.data.images.pixel_cache import PixelCache
 from vhm.data.images.stores import open_store
-from vhm.data.images.transform import PixelCache, View, normalised
+from vhm.data.images.transform import ImageTransform
 from vhm.data.index import Index
 from vhm.data.records import image_name
 from vhm.io import cache_directory
-from vhm.recipe import DataRecipe, StageRecipe
+from vhm.recipe import DataRecipe
 from vhm.train.samples import EncodedSamples
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -47,21 +49,19 @@ class TrainingSet:
         samples: EncodedSamples,
         index: Index,
         images: str,
-        processor: Any,
-        stage: StageRecipe,
+        tokenizer: PreTrainedTokenizerBase,
+        transform: ImageTransform,
         image_tokens: int,
         data: DataRecipe,
     ) -> None:
-        side = processor.image_processor.crop_size["height"]
         limits = Limits(max_pixels=data.max_pixels)
-        view = View(side, stage.image_aspect == "pad", limits, data.bands, data.scaled_decode)
         disk = DiskCache(cache_directory() / "pixels", int(data.pixel_cache_gb * 1e9)) if data.pixel_cache_gb else None
         root = open_store(images)
-        self._pixels = PixelCache(root, view, disk=disk)
+        self._pixels = PixelCache(root, transform, limits, disk=disk)
         self._threads = ThreadPoolExecutor(16 if root.remote else 2)
-        self._pad = processor.tokenizer.pad_token_id
-        self._image_tokens = image_tokens
-        self._image_id = processor.tokenizer.convert_tokens_to_ids("<image>")
+        self._pad = tokenizer.pad_token_id
+        self._transform, self._image_tokens = transform, image_tokens
+        self._image_id = tokenizer.convert_tokens_to_ids("<image>")
         self._samples, self._index = samples, index
 
     def __len__(self) -> int:
@@ -83,5 +83,5 @@ class TrainingSet:
             torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows]),
             torch.tensor([labels + [IGNORE] * (longest - len(labels)) for _, labels in rows]),
             torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows]),
-            normalised(pixels) if pixels else None,
+            self._transform.normalise(pixels) if pixels else None,
         )

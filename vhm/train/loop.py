@@ -10,26 +10,30 @@ import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as distributed
 
 from vhm.artifacts.lineage import content_hash
 from vhm.data.encode import CHAT_TEMPLATES
+from vhm.data.images.transform import ImageTransform
 from vhm.data.index import Index, open_index
 from vhm.errors import TrainError
 from vhm.io import jsonl, read_jsonl, sha256_tree, write_bytes, write_json
 from vhm.model import load_model
 from vhm.model.build import image_tokens, save_model
-from vhm.recipe import Recipe, StageRecipe
+from vhm.recipe import DataRecipe, Recipe, StageRecipe
 from vhm.train import checkpoint
 from vhm.train.collate import Batch, TrainingSet
 from vhm.train.engine import accumulation_steps, build_engine, learning_rate
 from vhm.train.sampler import BatchSampler, micro_batches
 from vhm.train.samples import EncodedSamples, encode_samples
+
+if TYPE_CHECKING:
+    from transformers import LlavaProcessor
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +81,8 @@ def run(job: TrainingRun, rank: int, world_size: int) -> None:
     # What it learns from is what it will be asked with.
     if stage.template != "plain":
         processor.chat_template = CHAT_TEMPLATES[stage.template]
-    processor.image_processor.bands = job.recipe.data.bands
+    transform = stage_transform(stage, job.recipe.data, processor)
+    transform.store_in(processor)
     if stage.attention != "sdpa":
         model.set_attn_implementation(stage.attention)
     model.train()
@@ -90,7 +95,7 @@ def run(job: TrainingRun, rank: int, world_size: int) -> None:
     distributed.barrier()
     encoded = EncodedSamples(job.samples)
     image = image_tokens(model.config)
-    samples = TrainingSet(encoded, index, job.images, processor, stage, image, job.recipe.data)
+    samples = TrainingSet(encoded, index, job.images, processor.tokenizer, transform, image, job.recipe.data)
     lists = index.lists[encoded.records]
     check_mixture_weights(stage, index)
     order = BatchSampler(
@@ -138,6 +143,16 @@ def run(job: TrainingRun, rank: int, world_size: int) -> None:
                 raise TrainError(f"{job.stage} was told to stop after step {step + 1}: run it again to go on")
     stored.wait()
     _export(job, engine, model, processor, encoded, rank)
+
+
+def stage_transform(stage: StageRecipe, data: DataRecipe, processor: LlavaProcessor) -> ImageTransform:
+    """How a stage sees images: the tower's size and normalisation, the recipe's aspect and bands."""
+    return replace(
+        ImageTransform.from_processor(processor),
+        aspect=stage.image_aspect,
+        bands=data.bands,
+        scaled_decode=data.scaled_decode,
+    )
 
 
 def check_mixture_weights(stage: StageRecipe, index: Index) -> None:

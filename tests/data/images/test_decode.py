@@ -6,7 +6,6 @@ import io
 import struct
 import warnings
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,8 @@ import pytest
 from PIL import Image
 
 from vhm.data.images import Limits, load_image, load_pixels
-from vhm.data.images.cache import DiskCache
 from vhm.data.images.resize import bicubic
-from vhm.data.images.stores import open_store
-from vhm.data.images.transform import PixelCache, View, normalised, squared
+from vhm.data.images.transform import ImageTransform
 from vhm.errors import ImageError
 
 
@@ -184,8 +181,8 @@ def test_scaled_decoding_is_asked_for_and_near() -> None:
     content = buffer.getvalue()
     assert load_pixels(content).shape == (2000, 3000, 3)
     assert load_pixels(content, at_least=336).shape == (500, 750, 3), "a quarter: the next smaller step is too small"
-    exact = View(168, pad=True).of(content).astype(int)
-    scaled = View(168, pad=True, scaled=True).of(content).astype(int)
+    exact, scaled = (ImageTransform(168, scaled_decode=v) for v in (False, True))
+    exact, scaled = (t.resize(t.decode(content)).astype(int) for t in (exact, scaled))
     assert np.abs(exact - scaled).mean() < 4
 
 
@@ -211,35 +208,3 @@ def test_resizing_is_pillows_to_the_bit(seed: int) -> None:
     pixels = draw.integers(0, 2, (height, width, 3), dtype=np.uint8) * np.uint8(255)  # worst for rounding
     expected = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BICUBIC)
     assert np.array_equal(bicubic(pixels, new_height, new_width), np.asarray(expected))
-
-
-def test_kept_pixels_are_those_of_the_file(tmp_path: Path) -> None:
-    """From memory, from disk, and read anew when the file or the view is another."""
-    noise = np.random.default_rng(0).integers(0, 255, (2, 50, 50, 3), dtype=np.uint8)
-    (tmp_path / "images").mkdir()
-    path = tmp_path / "images" / "a.png"
-    Image.fromarray(noise[0]).save(path)
-    disk = DiskCache(tmp_path / "disk", 10**8)
-
-    def read(pad: bool = True) -> np.ndarray:
-        return PixelCache(open_store(tmp_path / "images"), View(28, pad), disk=disk).read("a.png")
-
-    first = read()
-    assert np.array_equal(first, squared(noise[0], 28, True))
-    path.rename(tmp_path / "images" / "b.png")
-    (tmp_path / "images" / "b.png").rename(path)
-    assert np.array_equal(read(), first)
-    assert len([p for p in (tmp_path / "disk").rglob("*") if p.is_file() and p.name != ".lock"]) == 1
-    read(pad=False)
-    assert len([p for p in (tmp_path / "disk").rglob("*") if p.is_file() and p.name != ".lock"]) == 2
-    Image.fromarray(noise[1]).save(path)
-    assert np.array_equal(read(), squared(noise[1], 28, True))
-
-
-@pytest.mark.parametrize("size", [(336, 336), (120, 120), (301, 211), (77, 500), (1, 40), (168, 200)])
-@pytest.mark.parametrize("pad", [True, False])
-def test_fast_pixels_equal_the_saved_processors(base, size: tuple[int, int], pad: bool) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
-    expected = base[1].image_processor(image, do_pad=pad, return_tensors="pt")["pixel_values"]
-    assert float((normalised([squared(image, 168, pad)]) - expected).abs().max()) <= 1e-6

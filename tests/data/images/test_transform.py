@@ -1,0 +1,61 @@
+"""One transform: training, evaluation, serving and plain transformers see the same pixels of the same model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vhm.data.images.transform import Aspect, ImageTransform
+from vhm.errors import CheckpointError
+
+
+@pytest.mark.parametrize("size", [(336, 336), (120, 120), (301, 211), (77, 500), (1, 40), (168, 200)])
+@pytest.mark.parametrize("aspect", ["pad", "crop"])
+def test_pixels_equal_plain_transformers(base, tmp_path: Path, size: tuple[int, int], aspect: Aspect) -> None:
+    from transformers import AutoProcessor
+
+    noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    transform = ImageTransform(168, aspect)
+    processor = copy.deepcopy(base[1])
+    transform.store_in(processor)
+    processor.save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert ImageTransform.from_processor(loaded) == transform
+    expected = loaded.image_processor(Image.fromarray(noise), return_tensors="pt")["pixel_values"]
+    assert float((transform.normalise([transform.resize(noise)]) - expected).abs().max()) <= 1e-6
+
+
+def test_padding_has_the_mean_colour() -> None:
+    pixels = ImageTransform(8).resize(np.zeros((4, 8, 3), np.uint8))
+    assert pixels[:, 0].T.tolist() == [[122, 116, 104]] * 8
+
+
+def test_bands_and_scaled_decoding_are_stored_in_the_processor(base, tmp_path: Path) -> None:
+    from transformers import AutoProcessor
+
+    processor = copy.deepcopy(base[1])
+    transform = ImageTransform(168, "crop", (4, 3, 2), scaled_decode=True)
+    transform.store_in(processor)
+    processor.save_pretrained(tmp_path)
+    assert ImageTransform.from_processor(AutoProcessor.from_pretrained(tmp_path)) == transform
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("bands", (0, 1), r"names the bands \[0, 1\]"),
+        ("resample", 2, "resample is 2"),
+        ("do_center_crop", False, "do_center_crop is False"),
+        ("size", {"height": 168, "width": 168}, "not one square"),
+        ("rescale_factor", 1 / 127.5, "not 1/255"),
+    ],
+)
+def test_settings_that_cannot_be_expressed_are_named(base, setting: str, value: object, message: str) -> None:
+    processor = copy.deepcopy(base[1])
+    setattr(processor.image_processor, setting, value)
+    with pytest.raises(CheckpointError, match=message):
+        ImageTransform.from_processor(processor)

@@ -1,0 +1,33 @@
+"""The task table agrees with the published one."""
+
+from __future__ import annotations
+
+import pytest
+
+from vhm.evaluate.tasks import TASKS, Task, find_task
+
+
+def reference_tag(key: str) -> str:
+    """The reference's rule, by substrings of the published key."""
+    name = key.lower()
+    if "cls" in name:
+        return "CLS"
+    if "vqa" in name:
+        return "VQA"
+    if "vg" in name:
+        return "VG"
+    return "IDK" if any(word in name for word in ("color", "presence", "position")) else "IT"
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_tags_are_those_of_the_reference(task: Task) -> None:
+    assert task.tag == reference_tag(task.key)
+    assert task.prompt("What?") == f"{{{task.tag}}} What?"
+
+
+def test_deceptive_tasks_are_the_published_false_ones() -> None:
+    assert {task.key for task in TASKS if task.deceptive} == {task.key for task in TASKS if "_false_" in task.key}
+
+
+def test_names_and_published_keys_lead_to_one_task() -> None:
+    assert all(find_task(task.name) is find_task(task.key.upper()) is task for task in TASKS)
