@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vhm.data.images.transform import ImageTransform
 from vhm.inference.generator import Generator, Question, Sampling
 from vhm.serve.client import ask, local_server
 from vhm.serve.golden import Golden, draw_answer
@@ -212,7 +213,10 @@ def test_a_tiff_is_shown_in_the_bands_that_the_model_has_learnt(url: str, cut: P
 
     content = fetch("solaris").read("preproc_tutorial/ms1.tif")
     assert ask(url, content, QUESTION)
-    engine = SimpleNamespace(limits=ServingRecipe(), special_tokens=frozenset(), bands=(3, 2, 1))
-    shown = question(content, QUESTION, engine, "it").image  # type: ignore[arg-type]
-    engine.bands = None
-    assert shown.split() == question(content, QUESTION, engine, "it").image.split()[::-1]  # type: ignore[arg-type]
+
+    def shown(bands: tuple[int, int, int] | None) -> np.ndarray:
+        generator = SimpleNamespace(special_tokens=frozenset(), transform=ImageTransform(168, bands=bands))
+        scheduler = SimpleNamespace(limits=ServingRecipe(), generator=generator)
+        return question(content, QUESTION, scheduler, "it").image  # type: ignore[arg-type]
+
+    assert np.array_equal(shown((3, 2, 1)), shown(None)[:, :, ::-1])
