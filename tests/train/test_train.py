@@ -29,7 +29,7 @@ from vhm.train.checkpoint import newest
 from vhm.train.collate import TrainingSet
 from vhm.train.engine import LabelledLoss, set_trainable
 from vhm.train.launch import weights_hash
-from vhm.train.loop import check_mixture_weights
+from vhm.train.loop import check_mixture_weights, stage_transform
 from vhm.train.samples import EncodedSamples, encode_samples
 
 
@@ -149,7 +149,7 @@ def test_a_trained_directory_explains_itself(uninterrupted: Path) -> None:
 
 def test_upper_half_of_the_vision_tower(base) -> None:
     model, _ = base
-    set_trainable(model, load_recipe("tiny").stage("pretrain").trained)
+    set_trainable(model, load_recipe("tiny").stage("pretrain").trainable)
     learning = {n for n, p in model.named_parameters() if p.requires_grad and "vision_tower" in n}
     blocks = {int(name.split(".layers.")[1].split(".")[0]) for name in learning}
     assert blocks == {3, 4, 5}
@@ -158,7 +158,9 @@ def test_upper_half_of_the_vision_tower(base) -> None:
 def training_set(manifest: Path, images: Path, processor, stage, folder: Path) -> TrainingSet:
     index = open_index(manifest)
     encode_samples(folder / "samples", index, processor.tokenizer, stage, {})
-    return TrainingSet(EncodedSamples(folder / "samples"), index, str(images), processor, stage, 144, DataRecipe())
+    samples, data = EncodedSamples(folder / "samples"), DataRecipe()
+    transform = stage_transform(stage, data, processor)
+    return TrainingSet(samples, index, str(images), processor.tokenizer, transform, 144, data)
 
 
 def test_samples_are_encoded_once_and_mapped(base, manifests: Path, tmp_path: Path) -> None:
