@@ -1,4 +1,4 @@
-"""Encoded samples and their pictures → tensors: read in the background, padded to the longest of a micro-batch."""
+"""Encoded samples and their images → tensors: read in the background, padded to the longest of a micro-batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vhm.data.images import Limits
 from vhm.data.images.cache import DiskCache
 from vhm.data.images.pixel_cache import PixelCache
 from vhm.data.images.stores import open_store
-from vhm.data.images.transform import ImageTransform
+from vhm.data.images.transform import ImageTransform, Pixels
 from vhm.data.index import Index
 from vhm.data.records import image_name
 from vhm.io import cache_directory
@@ -21,6 +21,8 @@ from vhm.train.samples import EncodedSamples
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
+
+_LOCAL_READERS, _REMOTE_READERS = 2, 16  # threads that read images
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,21 @@ class Batch:
 
     @property
     def targets(self) -> int:
+        """Number of labelled tokens."""
         return int((self.labels[:, 1:] != IGNORE).sum())
 
     @property
     def tokens(self) -> int:
+        """Number of positions without padding."""
         return int(self.attention_mask.sum())
+
+    def to(self, device: torch.device) -> Batch:
+        pixels = None if self.pixel_values is None else self.pixel_values.to(device)
+        return Batch(self.input_ids.to(device), self.labels.to(device), self.attention_mask.to(device), pixels)
 
 
 class TrainingSet:
-    """Encoded samples and their pictures as micro-batches."""
+    """Encoded samples and their images as micro-batches."""
 
     def __init__(
         self,
@@ -56,9 +64,9 @@ class TrainingSet:
     ) -> None:
         limits = Limits(max_pixels=data.max_pixels)
         disk = DiskCache(cache_directory() / "pixels", int(data.pixel_cache_gb * 1e9)) if data.pixel_cache_gb else None
-        root = open_store(images)
-        self._pixels = PixelCache(root, transform, limits, disk=disk)
-        self._threads = ThreadPoolExecutor(16 if root.remote else 2)
+        store = open_store(images)
+        self._pixels = PixelCache(store, transform, limits, disk=disk)
+        self._readers = ThreadPoolExecutor(_REMOTE_READERS if store.remote else _LOCAL_READERS)
         self._pad = tokenizer.pad_token_id
         self._transform, self._image_tokens = transform, image_tokens
         self._image_id = tokenizer.convert_tokens_to_ids("<image>")
@@ -68,7 +76,7 @@ class TrainingSet:
         return len(self._samples)
 
     def batch(self, indices: list[int]) -> Batch:
-        """The samples as one micro-batch. No index: the first sample with nothing to learn from it."""
+        """The samples as one micro-batch. An empty list gives the first sample with every label ignored."""
         import torch
 
         chosen = indices or [0]
@@ -77,11 +85,15 @@ class TrainingSet:
             rows = [(ids, [IGNORE] * len(labels)) for ids, labels in rows]
         longest = max(len(ids) for ids, _ in rows)
         pad = self._pad
-        images = [image_name(self._index[int(self._samples.records[i])]) for i in chosen]
-        pixels = list(self._threads.map(self._pixels.read, [image for image in images if image]))
+        pixels = self._read_pixels(chosen)
         return Batch(
             torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows]),
             torch.tensor([labels + [IGNORE] * (longest - len(labels)) for _, labels in rows]),
             torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows]),
             self._transform.normalise(pixels) if pixels else None,
         )
+
+    def _read_pixels(self, chosen: list[int]) -> list[Pixels]:
+        """The images of the samples that have one, in their order, read in parallel."""
+        names = [image_name(self._index[int(self._samples.records[i])]) for i in chosen]
+        return list(self._readers.map(self._pixels.read, [name for name in names if name]))

@@ -1,7 +1,7 @@
 """Which samples make which step.
 
-The order is a function of the seed, the epoch and the step alone: not of the number of processes, not
-of when training was stopped. Samples of like length meet in a global batch, so that little is padded.
+The order of samples depends on the seed, the epoch and the step alone: not on the number of processes or on when
+training was stopped. A global batch holds samples of similar length, so that little is padded.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _WINDOW = 16  # global batches that are sorted by length together
 
 @dataclass(frozen=True)
 class BatchSampler:
-    """The global batches of every epoch: `order.batch(step)` → sample indices of that global step.
+    """The global batches of every epoch: `sampler.batch(step)` → sample indices of that global step.
 
-    With `mixture_weights`, an epoch has each sample of list i mixture_weights[i] times: 2.0 twice, 0.3 a third of the list, and the
-    next epoch the next third. `lists` says which list each sample is of.
+    `lists` gives the list of each sample. With `mixture_weights`, an epoch holds each sample of list i
+    mixture_weights[i] times: 2.0 means twice; 0.3 means a third of the list, and the next epoch has the next third.
     """
 
     lengths: Sequence[int] | NDArray[np.int64]
@@ -34,40 +34,28 @@ class BatchSampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-self._samples // self.global_batch)
+        return -(-self._samples_per_epoch // self.global_batch)
 
     @property
     def steps(self) -> int:
         return self.steps_per_epoch * self.epochs
 
     def batch(self, step: int) -> list[int]:
-        """Sample indices of global step `step`; the last batch of an epoch may be short."""
-        epoch, place = divmod(step, self.steps_per_epoch)
+        """Sample indices of global step `step`; the last batch of an epoch may be smaller."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         if epoch not in self._plans:
             self._plans.clear()
             self._plans[epoch] = self._plan(epoch)
-        return self._plans[epoch][place]
+        return self._plans[epoch][step_in_epoch]
 
     @cached_property
-    def _samples(self) -> int:
-        return len(self._chosen(0))
-
-    def _chosen(self, epoch: int) -> NDArray[np.int64]:
-        """The samples of an epoch, those that come several times several times."""
-        if self.mixture_weights is None or self.lists is None:
-            return np.arange(len(self.lengths))
-        chosen = []
-        for number, weight in enumerate(self.mixture_weights):
-            samples = np.flatnonzero(self.lists == number)
-            whole = int(weight)
-            part = round((weight - whole) * len(samples))
-            turned = np.random.Generator(np.random.PCG64([self.seed, number, 1])).permutation(samples)
-            chosen += [samples] * whole + [np.roll(turned, -epoch * part)[:part]]
-        return np.concatenate(chosen)
+    def _samples_per_epoch(self) -> int:
+        return len(self._mixture(0))
 
     def _plan(self, epoch: int) -> list[list[int]]:
+        """The batches of an epoch: shuffled, sorted by length within windows, shuffled again as batches."""
         generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-        shuffled = generator.permutation(self._chosen(epoch))
+        shuffled = generator.permutation(self._mixture(epoch))
         lengths = np.asarray(self.lengths)
         batches = []
         for start in range(0, len(shuffled), self.global_batch * _WINDOW):
@@ -76,11 +64,25 @@ class BatchSampler:
             batches += [window[i : i + self.global_batch] for i in range(0, len(window), self.global_batch)]
         return [batches[i].tolist() for i in generator.permutation(len(batches))]
 
+    def _mixture(self, epoch: int) -> NDArray[np.int64]:
+        """The samples of an epoch before shuffling; a sample that occurs twice is listed twice."""
+        if self.mixture_weights is None or self.lists is None:
+            return np.arange(len(self.lengths))
+        mixture = []
+        for number, weight in enumerate(self.mixture_weights):
+            samples = np.flatnonzero(self.lists == number)
+            repeats = int(weight)
+            remainder = round((weight - repeats) * len(samples))
+            shuffled = np.random.Generator(np.random.PCG64([self.seed, number, 1])).permutation(samples)
+            mixture += [samples] * repeats + [np.roll(shuffled, -epoch * remainder)[:remainder]]
+        return np.concatenate(mixture)
+
 
 def micro_batches(batch: list[int], rank: int, world_size: int, micro_batch: int, steps: int) -> list[list[int]]:
-    """This rank's share of a global batch as `steps` micro-batches, empty ones at the end of a short batch.
+    """This rank's share of a global batch as `steps` micro-batches, empty ones at the end of a small batch.
 
-    Samples are dealt round: neighbours in the batch, of like length, go to different ranks at the same time.
+    Samples are distributed round-robin: neighbours in the batch, of similar length, reach different ranks at the
+    same time.
     """
-    own = batch[rank::world_size]
-    return [own[i * micro_batch : (i + 1) * micro_batch] for i in range(steps)]
+    share = batch[rank::world_size]
+    return [share[i * micro_batch : (i + 1) * micro_batch] for i in range(steps)]
