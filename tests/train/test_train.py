@@ -16,14 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.s3 import SECRET_KEY
-from vhm.data.encode import encode_compact
 from vhm.data.index import open_index
 from vhm.data.shards.pack import pack
 from vhm.errors import CheckpointError, InputError, TrainError
 from vhm.recipe import DataRecipe, load_recipe
 from vhm.storage.s3 import S3Uri
 from vhm.storage.versions import publish
-from vhm.train import samples as encoding
 from vhm.train import train
 from vhm.train.checkpoint import newest
 from vhm.train.collate import TrainingSet
@@ -161,48 +159,6 @@ def training_set(manifest: Path, images: Path, processor, stage, folder: Path) -
     samples, data = EncodedSamples(folder / "samples"), DataRecipe()
     transform = stage_transform(stage, data, processor)
     return TrainingSet(samples, index, str(images), processor.tokenizer, transform, 144, data)
-
-
-def test_samples_are_encoded_once_and_mapped(base, manifests: Path, tmp_path: Path) -> None:
-    stage, tokenizer = load_recipe("tiny").stage("sft"), base[1].tokenizer
-    index = open_index(manifests / "sft" / "manifest.parquet")
-    encode_samples(tmp_path / "samples", index, tokenizer, stage, {"data": 1})
-    samples = EncodedSamples(tmp_path / "samples")
-    expected = [encode_compact(record, tokenizer, stage.template, stage.max_length) for record in index]
-    assert [samples[place] for place in range(len(samples))] == expected
-    assert samples.lengths(144).tolist() == [len(sample.input_ids) + 143 for sample in expected]
-    written = (tmp_path / "samples" / "tokens").stat().st_mtime_ns
-    encode_samples(tmp_path / "samples", index, tokenizer, stage, {"data": 1})
-    assert (tmp_path / "samples" / "tokens").stat().st_mtime_ns == written
-    encode_samples(tmp_path / "samples", index, tokenizer, stage, {"data": 2})
-    assert (tmp_path / "samples" / "tokens").stat().st_mtime_ns > written
-
-
-def test_samples_encoded_by_processes_are_the_same(
-    base, manifests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage, tokenizer = load_recipe("tiny", ["stages.sft.max_length=60"]).stage("sft"), base[1].tokenizer
-    index = open_index([manifests / "sft", manifests / "pretrain"])
-    encode_samples(tmp_path / "alone", index, tokenizer, stage, {})
-    monkeypatch.setattr(encoding, "_ALONE", 0)
-    monkeypatch.setattr(encoding, "_CHUNK", 97)
-    encode_samples(tmp_path / "many", index, tokenizer, stage, {})
-    names = sorted(path.name for path in (tmp_path / "alone").iterdir())
-    assert names == ["about.json", "pictures", "records", "starts", "tokens"]
-    for name in names:
-        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
-
-
-def test_what_cannot_be_trained_on_is_counted(base, manifests: Path, tmp_path: Path) -> None:
-    stage = load_recipe("tiny", ["stages.sft.max_length=60"]).stage("sft")
-    index = open_index(manifests / "sft" / "manifest.parquet")
-    encode_samples(tmp_path / "samples", index, base[1].tokenizer, stage, {})
-    samples = EncodedSamples(tmp_path / "samples")
-    assert samples.truncated + samples.skipped.total() > 0
-    assert len(samples) + samples.skipped.total() == len(index)
-    stage = load_recipe("tiny", ["stages.sft.max_length=3"]).stage("sft")
-    with pytest.raises(TrainError, match="no record can be trained on"):
-        encode_samples(tmp_path / "none", index, base[1].tokenizer, stage, {})
 
 
 def test_the_loss_is_the_one_of_full_logits(base, cut: Path, manifests: Path, tmp_path: Path) -> None:
