@@ -1,4 +1,4 @@
-"""Starts the ranks of a training stage on this machine and turns their end into one answer."""
+"""Starts the ranks of a training stage on this machine and reports the first failure as one error."""
 
 from __future__ import annotations
 
@@ -36,47 +36,51 @@ def train(
 ) -> Path:
     """Run one training stage with `processes` ranks; `out` becomes a Hugging Face directory.
 
-    `data` is a manifest, or several; they and `images` may be in S3, where images are read as they are needed.
-    A stage that was stopped goes on where its newest checkpoint is. Raises TrainError with the reason
-    of the rank that failed first, InputError when an input is missing.
+    `data` is a manifest, or several; `data` and `images` may be in S3, from where images are read as they are needed.
+    A stopped stage resumes from its newest checkpoint. Raises TrainError with the reason of the rank that failed
+    first, InputError when an input is missing.
     """
     recipe.stage(stage)
     if not (model / "config.json").exists():
         raise InputError(f"model {model / 'config.json'} does not exist")
     manifests = [manifest_file(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
     open_store(images)
-    if out.resolve() == model.resolve():
-        raise InputError(f"--out {out} is the model to start from: choose another place")
-    if out.is_dir() and any(out.iterdir()) and not (out / "recipe.yaml").exists():
-        raise InputError(f"--out {out} is not empty and holds no recipe.yaml of a training: choose another place")
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", LINEAGE):  # until the end, `out` is no complete model
-        (out / name).unlink(missing_ok=True)
-    if not resume:
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
-        (out / "train_log.jsonl").unlink(missing_ok=True)
+    _prepare_out(out, model, resume)
     write_text(out / "recipe.yaml", recipe.text())
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nnodes=1",
-            f"--nproc-per-node={processes or recipe.processes}",
-        ),
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes=1"),
+        f"--nproc-per-node={processes or recipe.processes}",
         *("--master-addr=127.0.0.1", f"--master-port={_free_port()}", "-m", "vhm.train"),
         *("--stage", stage, "--recipe", str(out / "recipe.yaml"), "--model", str(model)),
         *("--manifest", *map(str, manifests)),
         *("--images", str(images), "--out", str(out), "--resume", "auto" if resume else "never"),
     ]
     _run(command, stage)
-    from vhm.artifacts.model_card import finish_model  # needs the training log
+    _finish(stage, recipe, model, manifests, out)
+    return out
+
+
+def _prepare_out(out: Path, model: Path, resume: bool) -> None:
+    """Create `out`, or check that it belongs to an earlier training and mark it as incomplete."""
+    if out.resolve() == model.resolve():
+        raise InputError(f"--out {out} is the model to start from: choose another directory")
+    if out.is_dir() and any(out.iterdir()) and not (out / "recipe.yaml").exists():
+        raise InputError(f"--out {out} is not empty and holds no recipe.yaml of a training: choose another directory")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", LINEAGE):  # a directory without them is not a complete model
+        (out / name).unlink(missing_ok=True)
+    if not resume:
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
+def _finish(stage: str, recipe: Recipe, model: Path, manifests: list[Path], out: Path) -> None:
+    """Write the lineage and the model card of the trained model."""
+    from vhm.artifacts.model_card import finish_model
 
     names = ["manifest"] if len(manifests) == 1 else [f"manifest {i}" for i in range(len(manifests))]
     inputs = {"model": model, **dict(zip(names, manifests, strict=True))}
     finish_model(out, f"model/{stage}", inputs, recipe, names=[n for m in manifests for n in _sources(m)])
     log.info("%s: model in %s, weights %s", stage, out, weights_hash(out)[:12])
-    return out
 
 
 def _sources(manifest: Path) -> list[str]:
@@ -96,49 +100,40 @@ def weights_hash(model: Path) -> str:
 
 
 def _run(command: list[str], stage: str) -> None:
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    environment.setdefault("OMP_NUM_THREADS", "1")
-    if "CUDA_VISIBLE_DEVICES" not in environment and not _has_gpu():
-        environment.setdefault("DS_ACCELERATOR", "cpu")
-    # Tools that DeepSpeed may call on a GPU, such as ninja, are beside our own interpreter.
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
-    last: deque[str] = deque(maxlen=200)
+    """Run torchrun until all ranks have ended, logging the lines of the stage. Raises TrainError when a rank failed."""
+    last_lines: deque[str] = deque(maxlen=200)
     with subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        env=environment,
+        env=_environment(),
         preexec_fn=die_with_parent,
     ) as ranks:
-        # torchrun hands SIGTERM on: every rank finishes its step, saves, and ends.
+        # torchrun passes SIGTERM on: every rank finishes its step, saves and ends.
         before = signal.signal(signal.SIGTERM, lambda *_: ranks.terminate())
         try:
             assert ranks.stderr is not None
             for line in ranks.stderr:
-                last.append(line.rstrip())
-                if line.startswith(stage):
-                    log.info("%s", line.rstrip())
-                else:
-                    log.debug("%s", line.rstrip())
+                last_lines.append(line.rstrip())
+                log.log(logging.INFO if line.startswith(stage) else logging.DEBUG, "%s", line.rstrip())
         except BaseException:
             ranks.terminate()
             raise
         finally:
             signal.signal(signal.SIGTERM, before)
     if ranks.returncode:
-        raise TrainError(f"{stage} failed: {_reason(last)}")
+        raise TrainError(f"{stage} failed: {_reason(last_lines)}")
 
 
-def _reason(lines: deque[str]) -> str:
-    """What the first failing rank said in its own words, else its last exception."""
-    for line in lines:
-        if line.startswith("vhm.train: error: "):
-            return line.removeprefix("vhm.train: error: ")
-    errors = [line.split("]: ")[-1] for line in lines if "Error: " in line]
-    return (
-        errors[0] if errors else "a rank was killed" if any("Signal" in line for line in lines) else "no reason given"
-    )
+def _environment() -> dict[str, str]:
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    if "CUDA_VISIBLE_DEVICES" not in environment and not _has_gpu():
+        environment.setdefault("DS_ACCELERATOR", "cpu")
+    # Tools that DeepSpeed may call on a GPU, such as ninja, are installed next to this interpreter.
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
+    return environment
 
 
 def _has_gpu() -> bool:
@@ -149,3 +144,14 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """The error message of the first failing rank, else its exception, else how it ended."""
+    for line in lines:
+        if line.startswith("vhm.train: error: "):
+            return line.removeprefix("vhm.train: error: ")
+    for line in lines:
+        if "Error: " in line:
+            return line.split("]: ")[-1]
+    return "a rank was killed" if any("Signal" in line for line in lines) else "no reason given"
