@@ -1,4 +1,4 @@
-"""DeepSpeed around a model: which parameters learn, the optimizer, and the loss over labelled tokens.
+"""DeepSpeed around a model: the optimizer, the learning rate, and the loss over labelled tokens.
 
 The loss of a step weighs every labelled token of the global batch alike. The reference takes the mean
 of each micro-batch first, so that tokens of short answers weigh more; the difference is small.
@@ -7,16 +7,17 @@ of each micro-batch first, so that tokens of short answers weigh more; the diffe
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from vhm.data.encode import IGNORE
-from vhm.recipe import StageRecipe, Trainable
+from vhm.recipe import StageRecipe
 
 if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
     from transformers import LlavaForConditionalGeneration
 
     from vhm.train.collate import Batch
@@ -29,7 +30,7 @@ class LabelledLoss(nn.Module):
         super().__init__()
         self.model = model
         suppressed = model.generation_config.suppress_tokens or [model.config.text_config.vocab_size]
-        # The image token and embedding rows without a token are the last ids: no answer holds them.
+        # The last ids are the image token and embedding rows without a token: they are never a target.
         self.vocabulary = min(suppressed)
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -40,33 +41,32 @@ class LabelledLoss(nn.Module):
             use_cache=False,
         ).last_hidden_state
         targets = batch.labels[:, 1:]
-        wanted = targets != IGNORE
-        logits = self.model.lm_head(hidden[:, :-1][wanted])[:, : self.vocabulary]
-        return functional.cross_entropy(logits.float(), targets[wanted], reduction="sum")
+        labelled = targets != IGNORE
+        logits = self.model.lm_head(hidden[:, :-1][labelled])[:, : self.vocabulary]
+        return functional.cross_entropy(logits.float(), targets[labelled], reduction="sum")
 
 
-def build_engine(model: LlavaForConditionalGeneration, stage: StageRecipe, world_size: int) -> Any:
-    """A DeepSpeed engine over `LabelledLoss(model)`; parameters that do not learn are frozen first."""
+def build_engine(model: LlavaForConditionalGeneration, stage: StageRecipe, world_size: int) -> DeepSpeedEngine:
+    """A DeepSpeed engine over `LabelledLoss(model)` that optimizes the parameters with `requires_grad`."""
     import deepspeed
 
-    set_trainable(model, stage.trainable)
     if stage.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=stage.learning_rate, betas=stage.betas, weight_decay=stage.weight_decay)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=stage.learning_rate, betas=stage.betas, weight_decay=stage.weight_decay)
     engine, *_ = deepspeed.initialize(
         model=LabelledLoss(model),
         optimizer=optimizer,
-        config=deepspeed_config(stage, world_size, sum(p.numel() for p in learning)),
+        config=deepspeed_config(stage, world_size, sum(p.numel() for p in trainable)),
     )
     return engine
 
 
-def deepspeed_config(stage: StageRecipe, world_size: int, learning: int) -> dict[str, Any]:
-    """DeepSpeed's configuration for `learning` parameters."""
+def deepspeed_config(stage: StageRecipe, world_size: int, trainable: int) -> dict[str, object]:
+    """DeepSpeed's configuration for a model with `trainable` trainable parameters."""
     # ZeRO fills its buckets with zeros at every step: its default of 2 GB would cost a small model more
     # than its gradients do.
-    bucket = max(2**20, min(learning, 5 * 10**8))
+    bucket = max(2**20, min(trainable, 5 * 10**8))
     return {
         "train_batch_size": accumulation_steps(stage, world_size) * stage.micro_batch * world_size,
         "train_micro_batch_size_per_gpu": stage.micro_batch,
@@ -86,25 +86,8 @@ def deepspeed_config(stage: StageRecipe, world_size: int, learning: int) -> dict
 
 
 def accumulation_steps(stage: StageRecipe, world_size: int) -> int:
-    """Micro-batches that each rank runs for one step; the last may be short where the batch does not divide."""
+    """Micro-batches that each rank runs for one step; the last is smaller when the batch does not divide evenly."""
     return math.ceil(stage.global_batch / (stage.micro_batch * world_size))
-
-
-def set_trainable(model: LlavaForConditionalGeneration, trainable: Trainable) -> None:
-    """Set `requires_grad` of every parameter as the recipe says."""
-    tower = model.model.vision_tower
-    blocks = tower.config.num_hidden_layers
-    learning_blocks = {"none": range(0), "upper_half": range(blocks // 2, blocks), "all": range(blocks)}
-    for name, parameter in model.named_parameters():
-        if "vision_tower" in name:
-            # The last layer norm of CLIP comes after the features that are taken: it never learns.
-            parameter.requires_grad = any(
-                f".layers.{block}." in name for block in learning_blocks[trainable.vision_tower]
-            ) or (trainable.vision_tower == "all" and ".layers." not in name and "post_layernorm" not in name)
-        elif "multi_modal_projector" in name:
-            parameter.requires_grad = trainable.projector
-        else:
-            parameter.requires_grad = trainable.language_model
 
 
 def learning_rate(stage: StageRecipe, step: int, steps: int) -> float:
@@ -113,3 +96,22 @@ def learning_rate(stage: StageRecipe, step: int, steps: int) -> float:
     if step < warmup:
         return stage.learning_rate * (step + 1) / warmup
     return stage.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def gradient_norm(engine: DeepSpeedEngine) -> float | None:
+    """The norm of the last step's gradients before clipping, as DeepSpeed computed it for the clipping.
+
+    None where DeepSpeed does not keep it (ZeRO stage 0 in fp32) or where it is not finite.
+    """
+    norm = engine.get_global_grad_norm()
+    return float(norm) if norm is not None and math.isfinite(norm) else None
+
+
+def consolidated_state(engine: DeepSpeedEngine) -> dict[str, torch.Tensor] | None:
+    """The complete weights by the model's own names where ZeRO stage 3 partitions them, else None.
+
+    All ranks call it; ranks other than the first get None.
+    """
+    partitioned = engine.zero_optimization_stage() == 3
+    state = engine._zero3_consolidated_16bit_state_dict() if partitioned else None
+    return None if state is None else {name.removeprefix("model."): tensor for name, tensor in state.items()}
