@@ -13,7 +13,7 @@ from vhm.data.images.transform import Aspect, ImageTransform
 from vhm.errors import CheckpointError
 
 
-@pytest.mark.parametrize("size", [(336, 336), (120, 120), (301, 211), (77, 500), (1, 40), (168, 200)])
+@pytest.mark.parametrize("size", [(336, 336), (120, 120), (301, 211), (77, 500), (1, 40), (168, 200), (15, 45)])
 @pytest.mark.parametrize("aspect", ["pad", "crop"])
 def test_pixels_equal_plain_transformers(base, tmp_path: Path, size: tuple[int, int], aspect: Aspect) -> None:
     from transformers import AutoProcessor
@@ -26,6 +26,25 @@ def test_pixels_equal_plain_transformers(base, tmp_path: Path, size: tuple[int, 
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert ImageTransform.from_processor(loaded) == transform
     expected = loaded.image_processor(Image.fromarray(noise), return_tensors="pt")["pixel_values"]
+    assert float((transform.normalise([transform.resize(noise)]) - expected).abs().max()) <= 1e-6
+
+
+@pytest.mark.parametrize("aspect", ["pad", "crop"])
+def test_a_clip_image_processor_is_replaced_by_one_that_can_pad(base, tmp_path: Path, aspect: Aspect) -> None:
+    """Models of other projects carry CLIP's image processor, in which `do_pad` has no effect on one image."""
+    from transformers import AutoProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    processor = copy.deepcopy(base[1])
+    side = {"height": 168, "width": 168}
+    processor.image_processor = CLIPImageProcessorPil(size={"shortest_edge": 168}, crop_size=side, do_pad=True)
+    assert ImageTransform.from_processor(processor).aspect == "crop"
+    transform = ImageTransform(168, aspect)
+    transform.store_in(processor)
+    processor.save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
+    expected = loaded.image_processor(noise, return_tensors="pt")["pixel_values"]
     assert float((transform.normalise([transform.resize(noise)]) - expected).abs().max()) <= 1e-6
 
 
@@ -47,7 +66,9 @@ def test_bands_and_scaled_decoding_are_stored_in_the_processor(base, tmp_path: P
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
     [
-        ("bands", (0, 1), r"names the bands \[0, 1\]"),
+        ("bands", (0, 1), r"names the bands \(0, 1\)"),
+        ("bands", 4, "names the bands 4"),
+        ("image_mean", 0.5, "image_mean 0.5"),
         ("resample", 2, "resample is 2"),
         ("do_center_crop", False, "do_center_crop is False"),
         ("size", {"height": 168, "width": 168}, "not one square"),

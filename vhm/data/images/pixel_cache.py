@@ -1,4 +1,4 @@
-"""Resized images of a training run: recent ones in memory, older ones on disk where a directory is given."""
+"""Resized images of a training run: recent ones in memory and, where a disk cache is given, all on disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PixelCache:
         """The image as uint8 [3, side, side]. Raises ImageError."""
         pixels = self._recent.get(name)
         if pixels is None:
-            pixels = self._read(name)
+            pixels = self._load(name)
         with self._lock:
             self._recent[name] = pixels
             self._recent.move_to_end(name)
@@ -42,18 +42,18 @@ class PixelCache:
                 self._recent.popitem(last=False)
         return pixels
 
-    def _read(self, name: str) -> Pixels:
+    def _load(self, name: str) -> Pixels:
         content = self._store.read(name)
         if self._disk is None:
-            return self._transformed(content)
+            return self._transform_file(content)
         # The key holds the image's bytes and the transform: when either changes, so does the entry.
         key = f"{self._transform} {hashlib.sha256(content).hexdigest()}"
         cached = self._disk.get(key)
         if cached is not None:
             return np.frombuffer(cached, np.uint8).reshape(3, self._transform.side, self._transform.side)
-        pixels = self._transformed(content)
+        pixels = self._transform_file(content)
         self._disk.put(key, pixels.tobytes())
         return pixels
 
-    def _transformed(self, content: bytes) -> Pixels:
+    def _transform_file(self, content: bytes) -> Pixels:
         return self._transform.resize(self._transform.decode(content, self._limits))

@@ -58,25 +58,32 @@ class ImageTransform:
         """The transform stored in a model's processor. CheckpointError names a setting that it cannot express."""
         settings = processor.image_processor.to_dict()
         _require_supported(settings)
+        pads = settings.get("do_pad") and hasattr(processor.image_processor, "pad_to_square")  # CLIP's has no effect
         return cls(
             side=settings["crop_size"]["height"],
-            aspect="pad" if settings.get("do_pad") else "crop",
+            aspect="pad" if pads else "crop",
             bands=_read_bands(settings),
             scaled_decode=bool(settings.get("scaled_decode")),
-            mean=tuple(settings["image_mean"]),
-            std=tuple(settings["image_std"]),
+            mean=_read_channels(settings, "image_mean"),
+            std=_read_channels(settings, "image_std"),
         )
 
     def store_in(self, processor: LlavaProcessor) -> None:
-        """Write the transform into a processor, so that a saved model is shown what it was trained on."""
-        image_processor = processor.image_processor
-        image_processor.size = {"shortest_edge": self.side}
-        image_processor.crop_size = {"height": self.side, "width": self.side}
-        image_processor.do_pad = self.aspect == "pad"
-        image_processor.image_mean, image_processor.image_std = list(self.mean), list(self.std)
+        """Give a processor this transform, so that a saved model is shown what it was trained on."""
+        # A new image processor: models of other projects carry CLIP's, which cannot pad to a square.
+        from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+        image_processor = LlavaImageProcessorPil(
+            size={"shortest_edge": self.side},
+            crop_size={"height": self.side, "width": self.side},
+            do_pad=self.aspect == "pad",
+            image_mean=list(self.mean),
+            image_std=list(self.std),
+        )
         # Settings that plain transformers does not have; None is not written.
         image_processor.bands = self.bands
         image_processor.scaled_decode = self.scaled_decode or None
+        processor.image_processor = image_processor
 
     @property
     def fill(self) -> tuple[int, int, int]:
@@ -99,7 +106,7 @@ class ImageTransform:
             height, width = image.shape[:2]
         shortest = min(height, width)
         if shortest != self.side:
-            height, width = (self.side if v == shortest else int(v * (self.side / shortest)) for v in (height, width))
+            height, width = self.side * height // shortest, self.side * width // shortest
             image = bicubic(image, height, width)
         top, left = (height - self.side) // 2, (width - self.side) // 2
         cropped = image[top : top + self.side, left : left + self.side]
@@ -138,11 +145,19 @@ def _require_supported(settings: JsonObject) -> None:
         raise CheckpointError(f"the model's image processor is not supported: {problems[0]}; use CLIP's settings")
 
 
+def _read_channels(settings: JsonObject, name: str) -> tuple[float, float, float]:
+    values = settings.get(name)
+    if not isinstance(values, Sequence) or len(values) != 3:
+        raise CheckpointError(f"the model's image processor has the {name} {values}: write three numbers")
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
 def _read_bands(settings: JsonObject) -> tuple[int, int, int] | None:
     bands = settings.get("bands")
     if bands is None:
         return None
-    if len(bands) != 3 or not all(type(band) is int and band > 0 for band in bands):
-        raise CheckpointError(f"the model's image processor names the bands {list(bands)}: write three numbers from 1")
+    if not isinstance(bands, Sequence) or len(bands) != 3 or not all(type(band) is int and band > 0 for band in bands):
+        raise CheckpointError(f"the model's image processor names the bands {bands}: write three numbers from 1")
     red, green, blue = bands
     return red, green, blue
