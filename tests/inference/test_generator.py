@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 from vhm.inference.generator import Failure, Generation, Generator, Question, Sampling
 from vhm.inference.prompts import build_prompt
-from vhm.inference.streaming import cut_at_stop
+from vhm.inference.streaming import TextStreamer, cut_at_stop
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +61,90 @@ def test_cancelling_ends_generation(generator: Generator) -> None:
 
 
 def test_a_seed_makes_sampling_repeatable(generator: Generator) -> None:
-    sampling = Sampling(12, temperature=1.0, seed=5)
-    first, second = (generator.generate([QUESTIONS[0]], sampling)[0].text for _ in range(2))
-    assert first == second
-    torch.manual_seed(0)
+    first, second, other = (
+        generator.generate([QUESTIONS[0]], Sampling(12, temperature=1.0, seed=seed))[0].text for seed in (5, 5, 6)
+    )
+    assert first == second != other
+
+
+def test_a_seed_does_not_affect_later_answers_without_one(generator: Generator) -> None:
+    state = torch.get_rng_state()
+    generator.generate([QUESTIONS[0]], Sampling(4, temperature=1.0, seed=5))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_generation_stops_at_a_stop_string(generator: Generator) -> None:
+    [complete] = generator.generate([QUESTIONS[0]], Sampling(12))
+    stop = re.findall("[A-Za-z]{2}", complete.text[1:])[0]
+    received: list[str] = []
+    [stopped] = generator.generate([QUESTIONS[0]], Sampling(12, stop=(stop,)), received.append)
+    assert stopped.text == "".join(received) == complete.text[: complete.text.index(stop)]
+    assert stopped.finish_reason == "stop"
+    assert stopped.completion_tokens < complete.completion_tokens
+
+
+def test_only_one_question_can_be_streamed(generator: Generator) -> None:
+    with pytest.raises(ValueError, match="only one question can be streamed, not 2"):
+        generator.generate(QUESTIONS[:2], Sampling(4), lambda _: None)
+
+
+class LetterTokenizer:
+    """One code point an id, 0 ends the answer; "\U0001f6a2" is two ids, the first of which decodes to U+FFFD."""
+
+    eos_token_id = 0
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        assert skip_special_tokens
+        text = "".join(chr(number) for number in ids if number)
+        return text.replace("\ufffd!", "\U0001f6a2")
+
+
+def stream(tokens: list[str], final: str, stop: tuple[str, ...] = ()) -> list[str]:
+    received: list[str] = []
+    streamer = TextStreamer(received.append, LetterTokenizer(), stop)  # type: ignore[arg-type]
+    streamer.put(torch.tensor([[ord("?")]]))  # the prompt
+    for token in tokens:
+        streamer.put(torch.tensor([ord(letter) for letter in token]))
+    streamer.finish(final)
+    return received
+
+
+@pytest.mark.parametrize(
+    ("tokens", "final", "stop", "expected"),
+    [
+        ([" a", " b", " "], "a b", (), ["a", " b"]),
+        (["a", "\ufffd", "!"], "a\U0001f6a2", (), ["a", "\U0001f6a2"]),
+        (["a", "\ufffd"], "a\ufffd", (), ["a", "\ufffd"]),
+        (["abc", "d", "e. F"], "abcde", (".",), ["ab", "c", "de"]),  # the last token holds text behind the stop string
+        (["a river", "\n"], "a river", ("\n",), ["a rive", "r"]),
+        (["on", "e t", "wo"], "one ", ("two",), ["on", "e "]),
+        (["tw", "o"], "", ("two",), []),
+    ],
+)
+def test_chunks_are_text_that_no_longer_changes(
+    tokens: list[str], final: str, stop: tuple[str, ...], expected: list[str]
+) -> None:
+    assert stream(tokens, final, stop) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "stop", "text", "reason"),
+    [
+        (" a river \0", (), "a river", "stop"),
+        (" a river ", (), "a river", "length"),
+        ("a river\n", ("\n",), "a river", "stop"),  # white space at the end is a stop string, too
+        ("one two", ("two",), "one ", "stop"),
+        (" ", (" ",), "", "stop"),
+    ],
+)
+def test_an_answers_text_and_why_it_ended(
+    answer: str, stop: tuple[str, ...], text: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = object.__new__(Generator)
+    monkeypatch.setattr(generator, "processor", SimpleNamespace(tokenizer=LetterTokenizer()), raising=False)
+    ids = [ord(letter) for letter in answer]
+    length = len(ids) if reason == "length" else 20
+    assert generator._generation(ids, 3, Sampling(length, stop=stop)) == Generation(text, 3, len(ids), reason)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ rounding of padded positions.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -50,7 +51,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Generation:
-    """An answer. `finish_reason` is "stop" or "length", as in the OpenAI API."""
+    """An answer. `finish_reason` is "length" when it was cut at `max_new_tokens`, as in the OpenAI API."""
 
     text: str
     prompt_tokens: int
@@ -92,13 +93,13 @@ class Generator:
         import torch
         from transformers import StoppingCriteriaList
 
+        if on_text is not None and len(questions) != 1:
+            raise ValueError(f"only one question can be streamed, not {len(questions)}")
         prompts = [prompt_ids(question.text, self.processor, self._image_tokens) for question in questions]
         streamer = TextStreamer(on_text, self.processor.tokenizer, sampling.stop) if on_text else None
         stopping = StoppingCriteriaList([CancelCriterion(cancelled)] if cancelled else [])
-        if sampling.seed is not None:
-            torch.manual_seed(sampling.seed)
         inputs = self._batch(prompts, [question.image for question in questions])
-        with torch.inference_mode():
+        with torch.inference_mode(), self._seeded(sampling.seed):
             output = self.model.generate(
                 **inputs, **self._settings(sampling), streamer=streamer, stopping_criteria=stopping
             )
@@ -136,6 +137,17 @@ class Generator:
         }
         return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
 
+    @contextmanager
+    def _seeded(self, seed: int | None) -> Iterator[None]:
+        """Sampling from `seed` within the block; the state of the random generators is restored after it."""
+        import torch
+
+        device = self.model.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+
     def _settings(self, sampling: Sampling) -> dict[str, object]:
         settings: dict[str, object] = {"max_new_tokens": sampling.max_new_tokens}
         if sampling.temperature > 0:
@@ -149,6 +161,7 @@ class Generator:
         ended = tokenizer.eos_token_id in ids
         if ended:
             ids = ids[: ids.index(tokenizer.eos_token_id) + 1]
-        text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-        text, stopped = cut_at_stop(text, sampling.stop)
-        return Generation(text, prompt_tokens, len(ids), "stop" if ended or stopped else "length")
+        text, stopped = cut_at_stop(tokenizer.decode(ids, skip_special_tokens=True).lstrip(), sampling.stop)
+        # A stop string of white space alone can end generation before the first word, where it is not text.
+        complete = ended or stopped or len(ids) < sampling.max_new_tokens
+        return Generation(text if stopped else text.rstrip(), prompt_tokens, len(ids), "stop" if complete else "length")

@@ -19,10 +19,10 @@ def list_numbers(text: str) -> list[float] | None:
 
 def box(text: str) -> Box | None:
     """The first [x0, y0, x1, y1] with x0 < x1 and y0 < y1."""
-    found = re.search(r"\[+\s*((?:-?\d+(?:\.\d+)?\s*,\s*){3}-?\d+(?:\.\d+)?)\s*\]", text)
-    if not found:
+    match = re.search(r"\[+\s*((?:-?\d+(?:\.\d+)?\s*,\s*){3}-?\d+(?:\.\d+)?)\s*\]", text)
+    if not match:
         return None
-    x0, y0, x1, y1 = (float(v) for v in found.group(1).split(","))
+    x0, y0, x1, y1 = (float(v) for v in match.group(1).split(","))
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 

@@ -24,7 +24,7 @@ class TextStreamer:
     def __init__(
         self, on_text: Callable[[str], None], tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()
     ) -> None:
-        self._on_text, self._tokenizer = on_text, tokenizer
+        self._on_text, self._tokenizer, self._stop = on_text, tokenizer, stop
         self._ids: list[int] = []
         self._sent = ""
         self._is_prompt = True
@@ -37,8 +37,9 @@ class TextStreamer:
             return
         self._ids += value.flatten().tolist()
         text = self._tokenizer.decode(self._ids, skip_special_tokens=True).lstrip()
-        if not text.endswith(_INCOMPLETE):
-            self._send(text[: len(text) - self._held].rstrip() if self._held else text.rstrip())
+        text, stopped = cut_at_stop(text, self._stop)
+        if not stopped and not text.endswith(_INCOMPLETE):
+            self._send(text[: max(0, len(text) - self._held)].rstrip())
 
     def end(self) -> None:
         """Part of transformers' interface; `finish` sends the rest."""
@@ -54,7 +55,7 @@ class TextStreamer:
 
 
 class CancelCriterion:
-    """A transformers stopping criterion that ends generation when nobody waits for the answer any more."""
+    """A transformers stopping criterion that ends generation once `cancelled` returns True."""
 
     def __init__(self, cancelled: Callable[[], bool]) -> None:
         self._cancelled = cancelled
