@@ -1,33 +1,37 @@
 """Many clients, one model: queued questions are answered together, up to a batch, in one thread.
 
-A question that finds `max_queue` others waiting is refused at once (`Busy`): the client can retry.
+A question that arrives when `max_queue` others are waiting is refused at once (`Busy`): the client can retry.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from vhm.errors import ServeError
+from vhm.errors import ServeError, first_line
 from vhm.inference.generator import Generation, Generator, Question, Sampling
 from vhm.recipe import ServingRecipe
+
+log = logging.getLogger(__name__)
 
 
 class Busy(ServeError):
     """Too many questions are waiting, or the server is shutting down."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Request:
     question: Question
     sampling: Sampling
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[Generation]
-    chunks: asyncio.Queue[str | None] | None = None
+    chunks: asyncio.Queue[str | None] | None = None  # of a stream: text, then None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -56,7 +60,7 @@ class Scheduler:
             request.cancelled.set()
             raise
 
-    async def stream(self, question: Question, sampling: Sampling) -> AsyncIterator[str | Generation]:
+    async def stream(self, question: Question, sampling: Sampling) -> AsyncGenerator[str | Generation, None]:
         """Chunks of the answer's text as they are generated, then the complete Generation. Raises as `ask`."""
         request = self._enqueue(question, sampling, stream=True)
         assert request.chunks is not None
@@ -66,6 +70,7 @@ class Scheduler:
             yield await request.done
         finally:
             request.cancelled.set()
+            request.done.cancel()
 
     def close(self) -> None:
         """Answer the questions that are waiting, then end the thread."""
@@ -89,50 +94,60 @@ class Scheduler:
     # --- in the scheduler's thread ---
 
     def _run(self) -> None:
-        while requests := self._next_batch():
+        while (requests := self._next_batch()) is not None:
             try:
                 self._answer(requests)
             except Exception as error:  # one failed batch must not end the thread
+                log.error("a batch of %d questions failed: %s", len(requests), first_line(error))
                 for request in requests:
-                    _deliver(request, error=ServeError(f"generation failed ({type(error).__name__})"))
+                    _deliver_error(request, ServeError(f"generation failed ({type(error).__name__})"))
 
-    def _next_batch(self) -> list[_Request]:
-        """Wait for a question, and briefly for others that may share its batch; [] when closed and empty."""
+    def _next_batch(self) -> list[_Request] | None:
+        """Wait for a question, and briefly for others that may share its batch; None when closed and empty.
+
+        The batch is empty when all its questions were cancelled.
+        """
         with self._wake:
             while not self._waiting and not self._closed:
                 self._wake.wait()
             if not self._waiting:
-                return []
-            first = self._waiting[0]
+                return None
             until = time.monotonic() + self.limits.max_wait_ms / 1000
-            while first.batchable and len(self._waiting) < self.limits.max_batch and not self._closed:
-                if not self._wake.wait(until - time.monotonic()):
-                    break
-            batch = self._take(self.limits.max_batch if first.batchable else 1)
-        return batch or self._next_batch()
+            while self._may_grow() and self._wake.wait(until - time.monotonic()):
+                pass
+            return self._take()
 
-    def _take(self, most: int) -> list[_Request]:
-        """The next requests that share one batch, cancelled ones dropped."""
+    def _may_grow(self) -> bool:
+        return self._waiting[0].batchable and len(self._waiting) < self.limits.max_batch and not self._closed
+
+    def _take(self) -> list[_Request]:
+        """The next requests that share one batch; cancelled ones are dropped."""
         batch: list[_Request] = []
-        while self._waiting and len(batch) < most:
+        while self._waiting and len(batch) < self.limits.max_batch:
             request = self._waiting[0]
-            if batch and (not request.batchable or request.sampling != batch[0].sampling):
-                break
-            self._waiting.popleft()
             if not request.cancelled.is_set():
+                if batch and not _can_share(batch[0], request):
+                    break
                 batch.append(request)
+            self._waiting.popleft()
         return batch
 
-    def _answer(self, requests: list[_Request]) -> None:
-        first = requests[0]
+    def _answer(self, batch: list[_Request]) -> None:
+        if not batch:
+            return
+        first = batch[0]
         if first.batchable:
-            generations = self.generator.generate([request.question for request in requests], first.sampling)
+            generations = self.generator.generate([request.question for request in batch], first.sampling)
         else:
             generations = self.generator.generate(
                 [first.question], first.sampling, _sender(first), first.cancelled.is_set
             )
-        for request, generation in zip(requests, generations, strict=True):
+        for request, generation in zip(batch, generations, strict=True):
             _deliver(request, generation)
+
+
+def _can_share(first: _Request, other: _Request) -> bool:
+    return first.batchable and other.batchable and first.sampling == other.sampling
 
 
 def _sender(request: _Request) -> Callable[[str], None] | None:
@@ -140,21 +155,33 @@ def _sender(request: _Request) -> Callable[[str], None] | None:
     chunks = request.chunks
     if chunks is None:
         return None
-
-    def send(text: str) -> None:
-        request.loop.call_soon_threadsafe(chunks.put_nowait, text)
-
-    return send
+    return lambda text: _call(request, lambda: chunks.put_nowait(text))
 
 
-def _deliver(request: _Request, generation: Generation | None = None, error: Exception | None = None) -> None:
+def _deliver(request: _Request, generation: Generation) -> None:
     def set_result() -> None:
         if not request.done.done():
-            if generation is not None:
-                request.done.set_result(generation)
-            else:
-                request.done.set_exception(error or ServeError("generation failed"))
-        if request.chunks is not None:
-            request.chunks.put_nowait(None)
+            request.done.set_result(generation)
+        _end_stream(request)
 
-    request.loop.call_soon_threadsafe(set_result)
+    _call(request, set_result)
+
+
+def _deliver_error(request: _Request, error: ServeError) -> None:
+    def set_exception() -> None:
+        if not request.done.done():
+            request.done.set_exception(error)
+        _end_stream(request)
+
+    _call(request, set_exception)
+
+
+def _end_stream(request: _Request) -> None:
+    if request.chunks is not None:
+        request.chunks.put_nowait(None)
+
+
+def _call(request: _Request, function: Callable[[], None]) -> None:
+    """Call `function` in the client's event loop; a loop that is closed has no client any more."""
+    with suppress(RuntimeError):
+        request.loop.call_soon_threadsafe(function)
