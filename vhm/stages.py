@@ -181,11 +181,11 @@ def gate(recipe: str, evaluation: str, verdict: str) -> bool:
 def deploy(recipe: str, data: str, model: str, deployment: str, report: str) -> dict[str, Any]:
     """Serve the promoted model on this machine, ask the golden questions, show an answer."""
     settings = _begin(recipe)
-    from vhm.serve.golden import try_locally
+    from vhm.serve.golden import ask_golden_questions
 
     root, out = Path(data), Path(deployment)
     write_text(out / "recipe.yaml", settings.text())
-    answers = try_locally(
+    answers = ask_golden_questions(
         Path(model), root / settings.data.evaluation, root / settings.data.golden, out / "recipe.yaml", out
     )
     write_json(out / "model.json", {"sha256": sha256_tree(Path(model))})
@@ -239,11 +239,11 @@ def _deployment_html(out: Path) -> str:
 
     picture = base64.b64encode((out / "answer.png").read_bytes()).decode()
     rows = "".join(
-        f"<tr><td>{escape(a['family'])}<td>{escape(a['question'])}<td><b>{escape(a['answer'])}</b><td>{escape(a['truth'])}"
+        f"<tr><td>{escape(a['family'])}<td>{escape(a['question'])}<td><b>{escape(a['answer'])}</b><td>{escape(a['target'])}"
         for a in read_json(out / "deployment.json")["golden"]
     )
     return (
         "<!doctype html><title>deployment</title><h1>What the deployed model answers</h1>"
         f"<img alt='an answer drawn on its picture' src='data:image/png;base64,{picture}'>"
-        f"<table><tr><th>family<th>question<th>answer<th>true{rows}</table>"
+        f"<table><tr><th>family<th>question<th>answer<th>target{rows}</table>"
     )

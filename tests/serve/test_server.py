@@ -8,6 +8,7 @@ import io
 import shutil
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vhm.data.images.transform import ImageTransform
+from vhm.data.images.transform import Aspect, ImageTransform
 from vhm.inference.generator import Generator, Question, Sampling
+from vhm.inference.prompts import build_prompt
 from vhm.serve.client import ask, local_server
-from vhm.serve.golden import Golden, draw_answer
 
 QUESTION = "Is there water in this image?"
 
@@ -30,14 +31,14 @@ def url(cut: Path, cut_recipe: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def picture(cut: Path) -> bytes:
+def image_file(cut: Path) -> bytes:
     return next((cut / "eval" / "images").rglob("*.jpg")).read_bytes()
 
 
 @pytest.fixture(scope="module")
-def expected(cut: Path, picture: bytes) -> str:
-    """The model's own greedy answer, generated without the server."""
-    image = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+def expected(cut: Path, image_file: bytes) -> str:
+    """The model's greedy answer, generated without the server."""
+    image = np.asarray(Image.open(io.BytesIO(image_file)).convert("RGB"))
     return Generator(cut / "base").generate([Question(image, QUESTION)], Sampling(64))[0].text
 
 
@@ -45,8 +46,8 @@ def b64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def chat(picture: bytes, **settings: object) -> dict[str, object]:
-    uri = f"data:image/jpeg;base64,{b64(picture)}"
+def chat(image_file: bytes, **settings: object) -> dict[str, object]:
+    uri = f"data:image/jpeg;base64,{b64(image_file)}"
     content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": QUESTION}]
     return {"model": "vhm", "messages": [{"role": "user", "content": content}]} | settings
 
@@ -57,13 +58,13 @@ def test_health_and_metrics(url: str) -> None:
     assert "request_predict_seconds" in httpx.get(f"{url}/metrics").text
 
 
-def test_v1_gives_the_models_own_answer(url: str, picture: bytes, expected: str) -> None:
-    assert ask(url, picture, QUESTION) == expected
+def test_v1_answers_as_the_generator_does(url: str, image_file: bytes, expected: str) -> None:
+    assert ask(url, image_file, QUESTION) == expected
 
 
-def test_v2_gives_the_same_answer_with_and_without_an_id(url: str, picture: bytes, expected: str) -> None:
+def test_v2_answers_the_same_with_and_without_an_id(url: str, image_file: bytes, expected: str) -> None:
     inputs = [
-        {"name": "image", "datatype": "BYTES", "shape": [2], "data": [b64(picture)] * 2},
+        {"name": "image", "datatype": "BYTES", "shape": [2], "data": [b64(image_file)] * 2},
         {"name": "question", "datatype": "BYTES", "shape": [2], "data": [QUESTION] * 2},
     ]
     for extra in ({}, {"id": "seven"}):
@@ -76,37 +77,47 @@ def test_v2_gives_the_same_answer_with_and_without_an_id(url: str, picture: byte
         assert body["id"] == extra.get("id", body["id"])
 
 
-def test_openai_client_whole_and_streamed(url: str, picture: bytes, expected: str) -> None:
+def test_a_v2_image_that_is_not_text_is_a_400(url: str) -> None:
+    inputs = [
+        {"name": "image", "datatype": "BYTES", "shape": [1], "data": [7]},
+        {"name": "question", "datatype": "BYTES", "shape": [1], "data": [QUESTION]},
+    ]
+    answer = httpx.post(f"{url}/v2/models/vhm/infer", json={"inputs": inputs}, timeout=60)
+    assert (answer.status_code, "base64 text" in answer.json()["error"]) == (400, True), answer.text
+
+
+def test_openai_client_gets_the_same_answer_streamed_or_not(url: str, image_file: bytes, expected: str) -> None:
     from openai import OpenAI
 
     client = OpenAI(base_url=f"{url}/openai/v1", api_key="none")
     assert [model.id for model in client.models.list()] == ["vhm"]
-    whole = client.chat.completions.create(**chat(picture))  # type: ignore[call-overload]
-    assert whole.choices[0].message.content == expected
-    assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
-    pieces = [
-        chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**chat(picture, stream=True))
+    complete = client.chat.completions.create(**chat(image_file))  # type: ignore[call-overload]
+    assert complete.choices[0].message.content == expected
+    assert complete.usage.total_tokens == complete.usage.prompt_tokens + complete.usage.completion_tokens
+    chunks = [
+        chunk.choices[0].delta.content or ""
+        for chunk in client.chat.completions.create(**chat(image_file, stream=True))
     ]  # type: ignore[call-overload]
-    assert "".join(pieces) == expected
-    assert len(pieces) > 2
+    assert "".join(chunks) == expected
+    assert len(chunks) > 2
 
 
-def test_openai_limits_stop_and_seed(url: str, picture: bytes, expected: str) -> None:
-    def said(**settings: object) -> dict:
-        return httpx.post(f"{url}/openai/v1/chat/completions", json=chat(picture, **settings), timeout=60).json()
+def test_openai_max_tokens_stop_and_seed(url: str, image_file: bytes, expected: str) -> None:
+    def answer(**settings: object) -> dict:
+        return httpx.post(f"{url}/openai/v1/chat/completions", json=chat(image_file, **settings), timeout=60).json()
 
-    short = said(max_tokens=3)
+    short = answer(max_tokens=3)
     assert short["usage"]["completion_tokens"] == 3
     assert short["choices"][0]["finish_reason"] == "length"
     stop = expected[4:7]
-    assert said(stop=[stop])["choices"][0]["message"]["content"] == expected[: expected.index(stop)]
-    sampled = [said(temperature=1.5, seed=s)["choices"][0]["message"]["content"] for s in (1, 1, 2)]
+    assert answer(stop=[stop])["choices"][0]["message"]["content"] == expected[: expected.index(stop)]
+    sampled = [answer(temperature=1.5, seed=s)["choices"][0]["message"]["content"] for s in (1, 1, 2)]
     assert sampled[0] == sampled[1] != sampled[2]
 
 
-def test_many_clients_get_the_answers_that_one_gets(url: str, picture: bytes, expected: str) -> None:
+def test_concurrent_clients_get_the_same_answer_as_one(url: str, image_file: bytes, expected: str) -> None:
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda _: ask(url, picture, QUESTION), range(24)))
+        answers = list(pool.map(lambda _: ask(url, image_file, QUESTION), range(24)))
     assert answers == [expected] * 24
 
 
@@ -114,17 +125,19 @@ def test_many_clients_get_the_answers_that_one_gets(url: str, picture: bytes, ex
     ("image", "question", "words"),
     [
         ("?", QUESTION, "not valid base64"),
-        (b64(b"no picture"), QUESTION, "is not one of"),
-        ("https://example.org/a.jpg", QUESTION, "addresses are not opened"),
-        ("file:///etc/passwd", QUESTION, "addresses are not opened"),
+        (b64(b"no image"), QUESTION, "is not one of"),
+        ("https://example.org/a.jpg", QUESTION, "URLs are not opened"),
+        ("file:///etc/passwd", QUESTION, "URLs are not opened"),
         (None, QUESTION, "must be"),
         ("ok", "", "must be text"),
         ("ok", "a</s>b", "special token"),
         ("ok", "x" * 5000, "limit is 4000"),
     ],
 )
-def test_bad_requests_are_400_with_a_reason(url: str, picture: bytes, image, question: str, words: str) -> None:
-    instance = {"image": {"b64": b64(picture) if image == "ok" else image}, "question": question}
+def test_an_invalid_request_is_a_400_with_a_reason(
+    url: str, image_file: bytes, image, question: str, words: str
+) -> None:
+    instance = {"image": {"b64": b64(image_file) if image == "ok" else image}, "question": question}
     answer = httpx.post(f"{url}/v1/models/vhm:predict", json={"instances": [instance]}, timeout=60)
     assert (answer.status_code, words in answer.json()["error"]) == (400, True), answer.text
     assert "Traceback" not in answer.text
@@ -136,7 +149,7 @@ def test_bad_requests_are_400_with_a_reason(url: str, picture: bytes, image, que
         ({"model": "gpt"}, 404),
         ({"messages": []}, 400),
         ({"temperature": 9}, 400),
-        ({"messages": [{"role": "user", "content": "no picture"}]}, 400),
+        ({"messages": [{"role": "user", "content": "no image"}]}, 400),
         (
             {
                 "messages": [
@@ -147,13 +160,13 @@ def test_bad_requests_are_400_with_a_reason(url: str, picture: bytes, image, que
         ),
     ],
 )
-def test_openai_errors_have_its_form(url: str, picture: bytes, change: dict, status: int) -> None:
-    answer = httpx.post(f"{url}/openai/v1/chat/completions", json=chat(picture) | change, timeout=60)
+def test_openai_errors_have_the_form_of_its_api(url: str, image_file: bytes, change: dict, status: int) -> None:
+    answer = httpx.post(f"{url}/openai/v1/chat/completions", json=chat(image_file) | change, timeout=60)
     assert answer.status_code == status
     assert answer.json()["error"]["message"]
 
 
-def test_a_body_beyond_the_limit_is_refused_unread(url: str) -> None:
+def test_a_body_larger_than_the_limit_is_refused_unread(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(
@@ -170,7 +183,7 @@ def test_a_person_asks_through_the_page(url: str, cut: Path, tmp_path: Path) -> 
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("Debian's chromium is not installed (CI installs it)")
-    picture = next((cut / "eval" / "images").rglob("*.jpg"))
+    path = next((cut / "eval" / "images").rglob("*.jpg"))
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
         browser = playwright.chromium.launch(executable_path=chromium, args=flags)
@@ -179,11 +192,11 @@ def test_a_person_asks_through_the_page(url: str, cut: Path, tmp_path: Path) -> 
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(url)
         assert page.locator("#ask").is_disabled()
-        page.set_input_files("#file", str(picture))
+        page.set_input_files("#file", str(path))
         page.fill("#question", QUESTION)
         page.click("#ask")
         expect(page.locator("#ask")).to_be_enabled(timeout=30_000)
-        assert page.locator("#answer").text_content() == ask(url, picture.read_bytes(), QUESTION)
+        assert page.locator("#answer").text_content() == ask(url, path.read_bytes(), QUESTION)
         page.evaluate("draw('a box [100, 200, 300, 400] and a ring [[[0, 0], [500, 0], [500, 500]]]')")
         assert page.locator("#shapes polygon").count() == 2
         assert page.locator("#shapes polygon").nth(1).get_attribute("points") == "100,200 300,200 300,400 100,400"
@@ -192,31 +205,50 @@ def test_a_person_asks_through_the_page(url: str, cut: Path, tmp_path: Path) -> 
         browser.close()
 
 
-def test_the_drawn_answer_shows_both_boxes() -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (100, 50)).save(buffer, "PNG")
-    drawn = draw_answer(
-        buffer.getvalue(), Golden("grounding", "a", "Give the box.", "[20, 10, 60, 40]", "[500, 200, 900, 800]")
-    )
-    image = Image.open(io.BytesIO(drawn)).convert("RGB")
-    assert image.getpixel((96, 100)) == (40, 200, 90)  # 20 px of 100 at 480 px wide
-    assert image.getpixel((432, 100)) == (255, 77, 61)  # 900 thousandths
-
-
-def test_a_tiff_is_shown_in_the_bands_that_the_model_has_learnt(url: str, cut: Path) -> None:
-    """The served model has learnt none in particular: one that has is asked beside it, without a server."""
+def test_a_tiff_is_decoded_with_the_bands_that_the_model_was_trained_on(url: str) -> None:
+    """The served model's processor names no bands; one that does is used without a server."""
     from types import SimpleNamespace
 
     from vhm.recipe import ServingRecipe
     from vhm.sample.sources import fetch
-    from vhm.serve.predictor import question
+    from vhm.serve.predictor import read_question
 
     content = fetch("solaris").read("preproc_tutorial/ms1.tif")
     assert ask(url, content, QUESTION)
 
-    def shown(bands: tuple[int, int, int] | None) -> np.ndarray:
+    def decoded(bands: tuple[int, int, int] | None) -> np.ndarray:
         generator = SimpleNamespace(special_tokens=frozenset(), transform=ImageTransform(168, bands=bands))
         scheduler = SimpleNamespace(limits=ServingRecipe(), generator=generator)
-        return question(content, QUESTION, scheduler, "it").image  # type: ignore[arg-type]
+        return read_question(content, QUESTION, scheduler, "it").image  # type: ignore[arg-type]
 
-    assert np.array_equal(shown((3, 2, 1)), shown(None)[:, :, ::-1])
+    assert np.array_equal(decoded((3, 2, 1)), decoded(None)[:, :, ::-1])
+
+
+@pytest.mark.parametrize("aspect", ["crop", "pad"])
+def test_the_served_model_is_shown_the_pixels_of_its_own_processor(
+    cut: Path, cut_recipe: Path, tmp_path: Path, aspect: Aspect
+) -> None:
+    """Over HTTP as in the generator, and both as plain transformers, whether the model crops or pads."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = tmp_path / "model"
+    shutil.copytree(cut / "base", model)
+    processor = AutoProcessor.from_pretrained(model)
+    replace(ImageTransform.from_processor(processor), aspect=aspect).store_in(processor)
+    processor.save_pretrained(model)
+
+    plain, processor = AutoModelForImageTextToText.from_pretrained(model), AutoProcessor.from_pretrained(model)
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 150, 3), dtype=np.uint8)
+    text = build_prompt(QUESTION, processor)
+    inputs = processor(images=pixels, text=text, add_special_tokens=False, return_tensors="pt")
+    output = plain.generate(**inputs, max_new_tokens=64)[0, inputs["input_ids"].shape[1] :]
+    expected = processor.tokenizer.decode(output, skip_special_tokens=True).strip()
+
+    generator = Generator(model)
+    shown = generator.transform.normalise([generator.transform.resize(pixels)])
+    assert float((shown - inputs["pixel_values"]).abs().max()) <= 1e-6
+    assert generator.generate([Question(pixels, QUESTION)], Sampling(64))[0].text == expected
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    with local_server(model, cut_recipe) as url:
+        assert ask(url, png.getvalue(), QUESTION) == expected

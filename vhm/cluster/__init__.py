@@ -1,1 +1,1 @@
-"""What talks to Kubernetes."""
+"""The resources that VHM creates in a Kubernetes cluster."""

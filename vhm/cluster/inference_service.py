@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 from vhm.errors import InputError, ServeError
+from vhm.io import JsonObject
 from vhm.recipe import Recipe
 
 GROUP, VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 
 
-def inference_service(model_uri: str, recipe: Recipe, canary: int | None = None) -> dict[str, Any]:
-    """The InferenceService for the model at `model_uri` (s3://…, pvc://…), as the manifests' runtime serves it.
+def inference_service(model_uri: str, recipe: Recipe, canary: int | None = None) -> JsonObject:
+    """The InferenceService for the model at `model_uri` (s3://…, pvc://…), served by the runtime in manifests/.
 
-    With `canary`, that per cent of the traffic goes to it and the rest to what was promoted before.
+    `canary` is the percentage of the traffic that the model receives; the rest goes to the one promoted before.
     """
     if "://" not in model_uri:
         raise InputError(f"model URI {model_uri!r} has no scheme: give s3://…, pvc://… or another storage URI")
@@ -22,7 +23,7 @@ def inference_service(model_uri: str, recipe: Recipe, canary: int | None = None)
     resources = {"cpu": recipe.cluster.cpu, "memory": recipe.cluster.memory}
     if recipe.cluster.gpus:
         resources["nvidia.com/gpu"] = str(recipe.cluster.gpus)
-    predictor: dict[str, Any] = {
+    predictor: JsonObject = {
         "model": {
             "modelFormat": {"name": "vhm"},
             "runtime": "vhm",
@@ -44,10 +45,35 @@ def inference_service(model_uri: str, recipe: Recipe, canary: int | None = None)
     }
 
 
-def apply(service: dict[str, Any]) -> str:
-    """Create or update the InferenceService in the current cluster; "created" or "configured"."""
-    from kubernetes import client, config
+def apply(service: JsonObject) -> Literal["created", "configured"]:
+    """Create the InferenceService in the current cluster, or update it where it exists.
+
+    Raises ServeError when no cluster is configured, it does not answer, or it refuses the InferenceService.
+    """
+    from kubernetes import client
     from kubernetes.client.rest import ApiException
+
+    _load_cluster_configuration()
+    objects = client.CustomObjectsApi()
+    namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
+    try:
+        try:
+            objects.create_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, service)
+            return "created"
+        except ApiException as error:
+            if error.status != 409:  # it exists
+                raise
+            objects.patch_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, name, service)
+            return "configured"
+    except ApiException as error:
+        raise ServeError(f"the cluster refused InferenceService {namespace}/{name}: {error.reason}") from None
+    except Exception as error:
+        raise ServeError(f"the cluster does not answer ({type(error).__name__})") from None
+
+
+def _load_cluster_configuration() -> None:
+    """From $KUBECONFIG or ~/.kube/config, else from the pod's service account."""
+    from kubernetes import config
 
     try:
         config.load_kube_config()
@@ -56,18 +82,3 @@ def apply(service: dict[str, Any]) -> str:
             config.load_incluster_config()
         except config.ConfigException:
             raise ServeError("no Kubernetes cluster is configured: set KUBECONFIG, or use --dry-run") from None
-    objects = client.CustomObjectsApi()
-    namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
-    try:
-        try:
-            objects.create_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, service)
-            return "created"
-        except ApiException as error:
-            if error.status != 409:
-                raise
-            objects.patch_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, name, service)
-            return "configured"
-    except ApiException as error:
-        raise ServeError(f"the cluster refused InferenceService {namespace}/{name}: {error.reason}") from None
-    except Exception as error:
-        raise ServeError(f"the cluster does not answer ({type(error).__name__})") from None

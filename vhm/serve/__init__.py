@@ -1,10 +1,11 @@
-"""The serving room: a model directory in, answers over HTTP out.
+"""A model directory in, answers over HTTP out.
 
-engine      one model, many questions: batches, limits, streaming
 predictor   KServe's V1 and V2 protocols
 openai      chat completions
-page.html   what a person sees at `/`
-server      KServe's model server around them
-client      asking an endpoint, and waiting for one
-deploy      InferenceService manifests, and promotion on this machine
+page.html   the web page at `/`
+server      KServe's model server with these routes, request limits and the page
+client      asking an endpoint, and a local server for the duration of a block
+golden      golden questions asked of a model served on this machine
+
+Batches and streaming are in `vhm.inference.scheduler`.
 """

@@ -1,9 +1,8 @@
-"""Asking an endpoint over HTTP, and a server of our own for as long as a block runs."""
+"""Asking an endpoint over HTTP, and a server on this machine for the duration of a block."""
 
 from __future__ import annotations
 
 import base64
-import logging
 import os
 import socket
 import subprocess
@@ -13,16 +12,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import httpx
 
 from vhm.errors import ServeError
 
-log = logging.getLogger(__name__)
-
 
 def ask(url: str, image: bytes, question: str, name: str = "vhm", timeout: float = 120) -> str:
-    """The answer of the endpoint at `url` over the V1 protocol. Raises ServeError with the server's words."""
+    """The answer of the endpoint at `url` over the V1 protocol. Raises ServeError with the server's message."""
     body = {"instances": [{"image": {"b64": base64.b64encode(image).decode()}, "question": question}]}
     try:
         response = httpx.post(f"{url}/v1/models/{name}:predict", json=body, timeout=timeout)
@@ -35,7 +33,10 @@ def ask(url: str, image: bytes, question: str, name: str = "vhm", timeout: float
 
 @contextmanager
 def local_server(model: Path, recipe: Path | None = None, timeout: float = 120) -> Iterator[str]:
-    """The URL of `vhm serve` running on this machine for the block. Raises ServeError when it does not come up."""
+    """The URL of a `vhm serve` that runs on this machine during the block.
+
+    Raises ServeError when it is not ready within `timeout` seconds.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -55,13 +56,13 @@ def local_server(model: Path, recipe: Path | None = None, timeout: float = 120) 
                 server.kill()
 
 
-def _wait_ready(url: str, server: subprocess.Popen, timeout: float, output: object) -> None:
+def _wait_ready(url: str, server: subprocess.Popen[bytes], timeout: float, output: IO[str]) -> None:
     until = time.monotonic() + timeout
     while time.monotonic() < until:
         if server.poll() is not None:
-            output.seek(0)  # type: ignore[attr-defined]
-            lines = [line for line in output.read().splitlines() if line.strip()]  # type: ignore[attr-defined]
-            raise ServeError(f"the server ended at its start: {lines[-1] if lines else 'no output'}")
+            output.seek(0)
+            lines = [line for line in output.read().splitlines() if line.strip()]
+            raise ServeError(f"the server ended during startup: {lines[-1] if lines else 'no output'}")
         try:
             if httpx.get(f"{url}/v2/health/ready", timeout=2).status_code == 200:
                 return

@@ -1,4 +1,4 @@
-"""KServe's model server with the page, the OpenAI routes and limits on what a request may bring."""
+"""KServe's model server with the page, the OpenAI routes and a limit on the size of requests."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import asyncio
 import logging
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vhm.errors import ServeError
 from vhm.recipe import ServingRecipe
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 log = logging.getLogger(__name__)
 
-_POLICY = (
+_CONTENT_SECURITY_POLICY = (
     "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 )
 
@@ -40,35 +44,38 @@ def serve(model: Path, limits: ServingRecipe, host: str = "127.0.0.1", port: int
     from vhm.serve import openai
     from vhm.serve.predictor import Predictor
 
-    engine = Scheduler(Generator(model), limits)
+    scheduler = Scheduler(Generator(model), limits)
     server = kserve.model_server.ModelServer(http_port=port, enable_grpc=False, workers=1)
-    server.register_model(Predictor(engine, limits))
+    server.register_model(Predictor(scheduler))
     app = kserve.model_server.app
     _register_page(app)
-    openai.register(app, engine, limits)
+    openai.register(app, scheduler)
     _limit_bodies(app, limits)
-    _answer_busy(app)
+    _register_busy(app)
     rest = RESTServer(app, server.dataplane, server.model_repository_extension, port, grace_period=30)
-    rest.config.host = host  # KServe listens on every address; ours says which
+    rest.config.host = host  # KServe has no option for it and listens on every address
     log.info("serving %s on http://%s:%d", model, host, port)
     try:
         asyncio.run(rest.start())
     finally:
-        engine.close()
+        scheduler.close()
 
 
-def _register_page(app: Any) -> None:
+def _register_page(app: FastAPI) -> None:
     from fastapi.responses import HTMLResponse
 
     page = resources.files("vhm.serve").joinpath("page.html").read_text()
 
-    async def show() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"})
+    headers = {"Content-Security-Policy": _CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff"}
 
-    app.add_api_route("/", show, methods=["GET"], include_in_schema=False)
+    async def show_page() -> HTMLResponse:
+        return HTMLResponse(page, headers=headers)
+
+    app.add_api_route("/", show_page, methods=["GET"], include_in_schema=False)
 
 
-def _answer_busy(app: Any) -> None:
+def _register_busy(app: FastAPI) -> None:
+    """Answer 503 with Retry-After when the queue is full."""
     from fastapi.responses import JSONResponse
     from starlette.requests import Request
 
@@ -80,17 +87,19 @@ def _answer_busy(app: Any) -> None:
     app.add_exception_handler(Busy, busy)
 
 
-def _limit_bodies(app: Any, limits: ServingRecipe) -> None:
+def _limit_bodies(app: FastAPI, limits: ServingRecipe) -> None:
     """Refuse a body that is larger than a full batch of the largest images, before it is read."""
     largest = limits.max_batch * (limits.max_image_bytes * 4 // 3 + 64 * 1024)
     app.add_middleware(_BodyLimit, largest=largest)
 
 
 class _BodyLimit:
-    def __init__(self, app: Any, largest: int) -> None:
+    """ASGI middleware that answers 413 to a body of more than `largest` bytes."""
+
+    def __init__(self, app: ASGIApp, largest: int) -> None:
         self._app, self._largest = app, largest
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -98,20 +107,20 @@ class _BodyLimit:
         if not length.isdigit() or int(length) > self._largest:
             await _refuse(send, 413, f"the body is larger than {self._largest} bytes")
             return
-        seen = 0
+        received = 0
 
-        async def counted() -> Any:
-            nonlocal seen
+        async def receive_counted() -> Message:
+            nonlocal received
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._largest:  # a chunked body says no length beforehand
+            received += len(message.get("body", b""))
+            if received > self._largest:  # a chunked body has no Content-Length
                 return {"type": "http.disconnect"}
             return message
 
-        await self._app(scope, counted, send)
+        await self._app(scope, receive_counted, send)
 
 
-async def _refuse(send: Any, status: int, message: str) -> None:
+async def _refuse(send: Send, status: int, message: str) -> None:
     import orjson
 
     body = orjson.dumps({"error": message})
