@@ -1,10 +1,10 @@
-"""Whether a training image is an evaluation image: the same bytes, or the same picture re-encoded, resized, padded,
-brightened, mirrored, turned by 90°, or a part of at least a quarter of its area, either way round.
+"""Finds training images that show an evaluation image: the same bytes, or the same image re-encoded, resized, padded,
+brightened, mirrored or rotated by 90°, or a crop of at least a quarter of its area; also the evaluation image as a crop.
 
-Candidates come from a 64-bit perceptual hash (signs of the lowest 8×8 cosine coefficients around their median,
-Zauner 2010) of the whole picture and of windows at every place and scale, looked up within 11 bits by multi-index
-hashing (Norouzi et al. 2012). A candidate counts only when the two pictures, brought to cover each other, correlate
-both as they are and in their details: two shores or two fields alike do not pass for one.
+Candidates come from a 64-bit perceptual hash (signs of the lowest 8×8 DCT coefficients around their median,
+Zauner 2010) of the complete image and of windows at all positions and scales, looked up within 11 bits by multi-index
+hashing (Norouzi et al. 2012). A candidate is confirmed by the normalised cross-correlation of the two images after
+alignment, both of the images and of their high-frequency details, so that two similar shores or fields do not match.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,125 +29,153 @@ from vhm.data.images.resize import compiled
 
 log = logging.getLogger(__name__)
 
-Grey = NDArray[np.float16]
-_Window = tuple[float, float, float]  # top, left, side, as shares of a picture
-_Box = tuple[float, float, float, float]  # top, left, height, width, as shares of a picture
+GreyImage = NDArray[np.float16]
+_Pixels = NDArray[np.float64]
+_Window = tuple[float, float, float]  # top, left, side, as fractions of an image
+_Box = tuple[float, float, float, float]  # top, left, height, width, as fractions of an image
 
-MAX_DISTANCE = 11  # with four words of 16 bits, one of them differs in 2 at most
-ALIKE = (0.85, 0.5)  # least correlation of whole pictures, and of their details: what is left without the blurred one
-PART_ALIKE = (0.88, 0.78)  # of a part, which there are many of
-MIN_CONTRAST = 0.5  # grey levels of 255
-MIN_SPREAD = 0.25  # share of a part that shows details of at least …
-MIN_STRUCTURE = 1.0  # … so many grey levels
+MAX_DISTANCE = 11  # bits; of four words of 16 bits, one then differs in at most 2
+IMAGE_CORRELATION = (0.85, 0.5)  # minimum correlation of two complete images, and of their details
+CROP_CORRELATION = (0.88, 0.78)  # the same for a crop: higher, as there are many more windows than images
+MIN_CONTRAST = 0.5  # standard deviation in grey levels of 255
+MIN_TEXTURED_AREA = 0.25  # fraction of an image whose details have at least MIN_DETAIL
+MIN_DETAIL = 1.0  # root mean square in grey levels
 MIN_SIDE = 0.5  # of a window: a quarter of the area
-MAX_WINDOWS = 40_000_000  # kept in memory, 24 bytes each; beyond them only whole pictures are compared
+MAX_WINDOWS = 40_000_000  # in memory, 24 bytes each; beyond that only complete images are compared
 
-_SIDE = 64  # of a thumbnail
-_SEEN = 32  # of a window of one
-_LOW = 8
-_MOST = 20_000  # candidates of one picture by their hashes …
-_LOOKED_AT = 60  # … and those that are compared
+_THUMBNAIL = 64  # pixels of a side
+_CELLS = 32  # a window is sampled as so many cells squared
+_COEFFICIENTS = 8  # DCT coefficients of a side
+_MAX_MATCHES = 20_000  # hashes near those of one image
+_MAX_CANDIDATES = 60  # matches of one image that are compared
+_MAX_CANDIDATES_PER_IMAGE = 3  # of them, with the same evaluation image
+_WHOLE: _Box = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """`views` are [64, 64] grey thumbnails: of the whole picture and, where it is padded, of what is inside."""
+    """`views` are [64, 64] grey thumbnails: of the image and, if it is padded, of its content without padding."""
 
     sha256: str
-    views: tuple[Grey, ...]
+    views: tuple[GreyImage, ...]
 
 
 def fingerprint(content: bytes, pixels: NDArray[np.uint8] | None = None) -> Fingerprint:
-    """The fingerprint of an image file's bytes; `pixels` [H, W, 3] where it is decoded already. Raises ImageError."""
+    """The fingerprint of an image file's bytes; `pixels` [H, W, 3] if it is already decoded. Raises ImageError."""
     image = fromarray(load_pixels(content) if pixels is None else pixels).convert("L")
     views = [_thumbnail(image)]
-    inside = _without_padding(image)
-    if inside is not None and _is_telling(_thumbnail(inside)):
-        views.append(_thumbnail(inside))
+    unpadded = _without_padding(image)
+    if unpadded is not None and _is_textured(_thumbnail(unpadded)):
+        views.append(_thumbnail(unpadded))
     return Fingerprint(hashlib.sha256(content).hexdigest(), tuple(views))
 
 
-def save_fingerprints(path: Path, prints: Iterable[tuple[str, Fingerprint]]) -> None:
-    """Write named fingerprints to one file, for `load_finder` of other processes."""
-    pairs = list(prints)
+def save_fingerprints(path: Path, named: Iterable[tuple[str, Fingerprint]]) -> None:
+    """Write (name, fingerprint) pairs to one file, for `load_finder` in other processes."""
+    pairs = list(named)
     np.savez(
         path,
         names=np.array([name for name, _ in pairs], np.str_),
         sha256=np.array([print_.sha256 for _, print_ in pairs], np.str_),
         counts=np.array([len(print_.views) for _, print_ in pairs], np.int64),
-        views=np.array([view for _, print_ in pairs for view in print_.views], np.float16).reshape(-1, _SIDE, _SIDE),
+        views=np.array([view for _, print_ in pairs for view in print_.views], np.float16).reshape(
+            -1, _THUMBNAIL, _THUMBNAIL
+        ),
     )
 
 
 @functools.lru_cache(1)
 def load_finder(path: Path) -> LeakFinder:
-    """The finder over what `save_fingerprints` wrote; made once in a process."""
-    with np.load(path) as kept:
-        names, hashes, counts, views = (kept[key] for key in ("names", "sha256", "counts", "views"))
+    """The finder over a file of `save_fingerprints`; built once per process."""
+    with np.load(path) as arrays:
+        names, hashes, counts, views = (arrays[key] for key in ("names", "sha256", "counts", "views"))
     ends = np.cumsum(counts)
     spans = zip(names.tolist(), hashes.tolist(), ends - counts, ends, strict=True)
     return LeakFinder([(name, Fingerprint(digest, tuple(views[a:b]))) for name, digest, a, b in spans])
 
 
 class LeakFinder:
-    """Looks images up among the evaluation images given at construction."""
+    """Searches for images among the evaluation images given at construction."""
 
     def __init__(self, evaluation: Iterable[tuple[str, Fingerprint]]) -> None:
         pairs = list(evaluation)
-        self._by_bytes = {print_.sha256: name for name, print_ in pairs}
-        seen = [(name, view) for name, print_ in pairs for view in print_.views if _shows(view)]
-        self._names, self._views = [name for name, _ in seen], [view for _, view in seen]
-        # What shows hardly anything is compared whole, and never taken for a part of something.
-        self._telling = [place for place, view in enumerate(self._views) if _is_telling(view)]
+        self._by_sha256 = {print_.sha256: name for name, print_ in pairs}
+        views = [(name, view) for name, print_ in pairs for view in print_.views if _has_contrast(view)]
+        self._names, self._views = [name for name, _ in views], [view for _, view in views]
+        # An image with hardly any texture is compared as a whole, but neither it nor its windows count as crops.
+        self._textured = [number for number, view in enumerate(self._views) if _is_textured(view)]
         windows = _windows()
-        if len(self._telling) * len(windows) > MAX_WINDOWS:
+        if len(self._textured) * len(windows) > MAX_WINDOWS:
             log.warning(
-                "%d evaluation images are too many to look for parts of them: only whole ones", len(self._views)
+                "%d evaluation images are too many to search for crops: only complete images are compared",
+                len(self._views),
             )
-            self._telling = []
+            self._textured = []
         self._windows = [(0.0, 0.0, 1.0), *windows]
-        wholes = [_hashes(_turned(_all_low(view)[0])) for view in self._views]
-        self._wholes = HashIndex([hashes[:1] for hashes in wholes])
-        self._parts = HashIndex([_hashes(_all_low(self._views[place])) for place in self._telling])
-        self._small = HashIndex([wholes[place] for place in self._telling])
+        oriented = [_perceptual_hashes(_oriented_coefficients(_coefficients(view)[0])) for view in self._views]
+        self._images_index = HashIndex([hashes[:1] for hashes in oriented])
+        self._windows_index = HashIndex(
+            [_perceptual_hashes(_coefficients(self._views[number])) for number in self._textured]
+        )
+        self._oriented_index = HashIndex([oriented[number] for number in self._textured])
 
     def find(self, image: Fingerprint) -> str | None:
-        """The name of the evaluation image that `image` is, or None."""
-        if image.sha256 in self._by_bytes:
-            return self._by_bytes[image.sha256]
+        """The name of the evaluation image that `image` shows, or None."""
+        if image.sha256 in self._by_sha256:
+            return self._by_sha256[image.sha256]
         for view in image.views:
-            found = self._find(view) if self._names and _shows(view) else None
-            if found is not None:
-                return found
+            name = self._find(view) if self._names and _has_contrast(view) else None
+            if name is not None:
+                return name
         return None
 
-    def _find(self, view: Grey) -> str | None:
-        low = _all_low(view)
-        upright = _hashes(_turned(low[0]))
-        for turn, place, _ in _few((turn, place, 0) for turn, place in self._wholes.find(upright)):
-            if _same(_orientations(view)[turn], self._views[place], self._windows[0]):
-                return self._names[place]
-        if not _is_telling(view):
-            return None
-        parts = ((turn, *divmod(place, len(self._windows))) for turn, place in self._parts.find(upright))
-        for turn, small, window in _few(parts):
-            if _same(_orientations(view)[turn], self._views[self._telling[small]], self._windows[window]):
-                return self._names[self._telling[small]]
-        near = ((window, *divmod(place, 8)) for window, place in self._small.find(_hashes(low[1:])))
-        for turn, small, window in _few((turn, small, window + 1) for window, small, turn in near):
-            if _same(_orientations(self._views[self._telling[small]])[turn], view, self._windows[window]):
-                return self._names[self._telling[small]]
+    def _find(self, view: GreyImage) -> str | None:
+        coefficients = _coefficients(view)
+        hashes = _perceptual_hashes(_oriented_coefficients(coefficients[0]))
+        name = self._find_image(view, hashes)
+        if name is None and _is_textured(view):
+            name = self._find_crop_of_evaluation(view, hashes)
+            if name is None:
+                name = self._find_crop_of_training(view, _perceptual_hashes(coefficients[1:]))
+        return name
+
+    def _find_image(self, view: GreyImage, oriented: NDArray[np.uint64]) -> str | None:
+        """An evaluation image that is `view` in any orientation."""
+        matches = ((orientation, number, 0) for orientation, number in self._images_index.find(oriented))
+        for orientation, number, _ in _candidates(matches):
+            if _correlate(_orientations(view)[orientation], self._views[number], self._windows[0]):
+                return self._names[number]
+        return None
+
+    def _find_crop_of_evaluation(self, view: GreyImage, oriented: NDArray[np.uint64]) -> str | None:
+        """An evaluation image of which `view` is a crop."""
+        hits = self._windows_index.find(oriented)
+        matches = ((orientation, *divmod(position, len(self._windows))) for orientation, position in hits)
+        for orientation, textured, window in _candidates(matches):
+            number = self._textured[textured]
+            if _correlate(_orientations(view)[orientation], self._views[number], self._windows[window]):
+                return self._names[number]
+        return None
+
+    def _find_crop_of_training(self, view: GreyImage, windows: NDArray[np.uint64]) -> str | None:
+        """An evaluation image that is a crop of `view`."""
+        hits = ((window + 1, *divmod(position, 8)) for window, position in self._oriented_index.find(windows))
+        matches = ((orientation, textured, window) for window, textured, orientation in hits)
+        for orientation, textured, window in _candidates(matches):
+            number = self._textured[textured]
+            if _correlate(_orientations(self._views[number])[orientation], view, self._windows[window]):
+                return self._names[number]
         return None
 
 
-def _few(candidates: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
-    """The first candidates, (turn, evaluation view, window), and of each evaluation view the first three."""
-    of_view: Counter[int] = Counter()
-    for candidate in candidates:
-        of_view[candidate[1]] += 1
-        if of_view[candidate[1]] <= 3:
-            yield candidate
-        if of_view.total() >= _LOOKED_AT:
+def _candidates(matches: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+    """The first matches (orientation, evaluation image, window) to compare, at most three per evaluation image."""
+    counts: Counter[int] = Counter()
+    for match in matches:
+        counts[match[1]] += 1
+        if counts[match[1]] <= _MAX_CANDIDATES_PER_IMAGE:
+            yield match
+        if counts.total() >= _MAX_CANDIDATES:
             return
 
 
@@ -156,7 +183,7 @@ def _few(candidates: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int,
 
 
 class HashIndex:
-    """64-bit hashes; those within `MAX_DISTANCE` of another are found by their four words of 16 bits."""
+    """64-bit hashes; finds those within `MAX_DISTANCE` bits of a query by their four words of 16 bits."""
 
     def __init__(self, hashes: list[NDArray[np.uint64]]) -> None:
         self._hashes = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
@@ -164,76 +191,86 @@ class HashIndex:
         self._order = np.stack([np.argsort(words[:, w], kind="stable").astype(np.int32) for w in range(4)])
         counts = np.stack([np.bincount(words[:, w], minlength=1 << 16) for w in range(4)])
         self._starts = np.concatenate([np.zeros((4, 1), np.int32), np.cumsum(counts, 1, np.int32)], 1)
-        # Most words are in no hash: one bit each stays in the processor's nearest cache.
+        # Most words are in no hash: a table of one bit per word fits in the processor's first-level cache.
         self._present = np.packbits(counts > 0, axis=1, bitorder="little")
 
-    def find(self, hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
-        """(which of `hashes`, place of a hash near it), the nearest first."""
-        found = np.empty(_MOST, np.int64)
+    def find(self, queries: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+        """(index of the query, index of a hash near it), the nearest first."""
+        matches = np.empty(_MAX_MATCHES, np.int64)
         tables = (self._hashes, self._order, self._starts, self._present)
         for limit in range(MAX_DISTANCE, -1, -1):
-            count = _probe(*tables, hashes, _flips(), limit, found)
-            if count < _MOST:  # else the nearest may be among those that had no room
+            count = _probe(*tables, queries, _bit_flips(), limit, matches)
+            if count < _MAX_MATCHES:  # otherwise the nearest may be among those that did not fit
                 break
-        for one in np.unique(found[:count]):  # a near hash shares several words
-            yield int(one) >> 32 & 0xFFFF, int(one) & 0xFFFFFFFF
+        for match in np.unique(matches[:count]):  # a near hash shares several words
+            yield int(match) >> 32 & 0xFFFF, int(match) & 0xFFFFFFFF
 
 
 @functools.cache
-def _flips() -> NDArray[np.uint16]:
-    """All words of 16 bits with two bits set or less."""
+def _bit_flips() -> NDArray[np.uint16]:
+    """All words of 16 bits with at most two bits set."""
     return np.array([sum(1 << b for b in bits) for n in range(3) for bits in combinations(range(16), n)], np.uint16)
 
 
 @compiled
-def _probe(hashes: Any, order: Any, starts: Any, present: Any, wanted: Any, flips: Any, limit: Any, found: Any) -> Any:
-    """Fills `found` with distance · 2⁴⁸ + which · 2³² + place; returns how many."""
+def _probe(
+    hashes: NDArray[np.uint64],
+    order: NDArray[np.int32],
+    starts: NDArray[np.int32],
+    present: NDArray[np.uint8],
+    queries: NDArray[np.uint64],
+    flips: NDArray[np.uint16],
+    limit: int,
+    matches: NDArray[np.int64],
+) -> int:
+    """Fill `matches` with distance · 2⁴⁸ + query · 2³² + hash index; return how many there are."""
     pairs, fours, bytes_, ones = (
         np.uint64(0x5555555555555555), np.uint64(0x3333333333333333),
         np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0x0101010101010101),
     )  # fmt: skip
     count = 0
-    for which in range(wanted.size):
+    for query in range(queries.size):
         for word in range(4):
-            own = (wanted[which] >> np.uint64(16 * word)) & np.uint64(0xFFFF)
+            own = (queries[query] >> np.uint64(16 * word)) & np.uint64(0xFFFF)
             for flip in flips:
                 value = np.int64(own ^ np.uint64(flip))
                 if not present[word, value >> 3] >> (value & 7) & 1:
                     continue
-                for at in range(starts[word, value], starts[word, value + 1]):
-                    place = order[word, at]
-                    differ = hashes[place] ^ wanted[which]
+                for position in range(starts[word, value], starts[word, value + 1]):
+                    index = order[word, position]
+                    differ = hashes[index] ^ queries[query]
                     differ -= differ >> np.uint64(1) & pairs
                     differ = (differ & fours) + (differ >> np.uint64(2) & fours)
                     differ = (differ + (differ >> np.uint64(4))) & bytes_
                     bits = np.int64(differ * ones >> np.uint64(56))
                     if bits <= limit:
-                        found[count] = bits << 48 | which << 32 | place
+                        matches[count] = bits << 48 | query << 32 | index
                         count += 1
-                        if count == len(found):
+                        if count == len(matches):
                             return count
     return count
 
 
-def _hashes(low: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """[n, 8, 8] coefficients as n hashes."""
-    flat = low.reshape(len(low), -1)
+def _perceptual_hashes(coefficients: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """[n, 8, 8] DCT coefficients as n hashes."""
+    flat = coefficients.reshape(len(coefficients), -1)
     median = np.partition(flat[:, 1:], 31, axis=1)[:, 31:32]
     return np.packbits(flat > median, axis=1, bitorder="little").view(np.uint64).ravel()
 
 
-def _turned(low: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The coefficients of the 8 orientations of a picture, in the order of `_orientations`."""
-    signs = np.where(np.arange(_LOW) % 2, -1, 1).astype(np.float32)
-    made = []
-    for side in (low, low * signs[None, :]):  # mirrored: odd columns change their sign
+def _oriented_coefficients(coefficients: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[8, 8, 8]: the DCT coefficients of an image's 8 orientations, in the order of `_orientations`."""
+    signs = np.where(np.arange(_COEFFICIENTS) % 2, -1, 1).astype(np.float32)
+    oriented = []
+    for rotated in (coefficients, coefficients * signs[None, :]):  # mirroring negates odd columns
         for _ in range(4):
-            made.append(side)
-            side = side.T * signs[:, None]  # turned by 90° against the clock: columns become rows from the bottom
-    return np.stack(made)
+            oriented.append(rotated)
+            rotated = rotated.T * signs[:, None]  # rotating by 90° anticlockwise transposes and negates odd rows
+    return np.stack(oriented)
 
 
-def _orientations(view: Grey) -> list[Grey]:
+def _orientations(view: GreyImage) -> list[GreyImage]:
+    """The image rotated by 0°, 90°, 180° and 270° anticlockwise, then the same of its mirror image."""
     return [np.rot90(side, turns) for side in (view, view[:, ::-1]) for turns in range(4)]
 
 
@@ -242,12 +279,13 @@ def _orientations(view: Grey) -> list[Grey]:
 
 @functools.cache
 def _windows() -> list[_Window]:
-    """(top, left, side) of the windows of a picture, as shares of it: near enough to each other for the hash."""
+    """The windows of an image; their spacing is close enough for the hash to tolerate a crop between two of them."""
     return [(top, left, side) for side, offsets in _scales() for top in offsets for left in offsets]
 
 
 @functools.cache
 def _scales() -> list[tuple[float, list[float]]]:
+    """(side, offsets) of the windows of each size."""
     scales, side = [], 0.95
     while side > MIN_SIDE - 0.01:
         count = int(np.ceil((1 - side) / (0.06 * side))) + 1
@@ -256,57 +294,65 @@ def _scales() -> list[tuple[float, list[float]]]:
     return scales
 
 
-def _all_low(view: Grey) -> NDArray[np.float32]:
-    """The lowest 8×8 cosine coefficients of the whole picture and of each window: [1 + windows, 8, 8]."""
-    found = []
-    view = view.astype(np.float32)  # type: ignore[assignment]
-    for rows in _bases():
-        low = (rows.reshape(-1, _SIDE) @ view) @ rows.reshape(-1, _SIDE).T
-        count = len(rows)
-        found.append(low.reshape(count, _LOW, count, _LOW).transpose(0, 2, 1, 3).reshape(-1, _LOW, _LOW))
-    return np.concatenate(found)
+def _coefficients(view: GreyImage) -> NDArray[np.float32]:
+    """[1 + windows, 8, 8]: the lowest DCT coefficients of the complete image and of each window."""
+    coefficients = []
+    pixels = view.astype(np.float32)
+    for basis in _window_bases():
+        flat = basis.reshape(-1, _THUMBNAIL)
+        low = flat @ pixels @ flat.T
+        shape = (len(basis), _COEFFICIENTS, len(basis), _COEFFICIENTS)
+        coefficients.append(low.reshape(shape).transpose(0, 2, 1, 3).reshape(-1, _COEFFICIENTS, _COEFFICIENTS))
+    return np.concatenate(coefficients)
 
 
 @functools.cache
-def _bases() -> list[NDArray[np.float32]]:
-    """For each scale, the whole first, [offsets, 8, 64]: a window's mean over 32 cells, then their cosine transform."""
-    cosine = dct(np.eye(_SEEN), axis=0, norm="ortho")[:_LOW]
-    made = []
-    for side, offsets in [(1.0, [0.0]), *_scales()]:
-        made.append(np.stack([cosine @ _cells(offset, side) for offset in offsets]).astype(np.float32))
-    return made
+def _window_bases() -> list[NDArray[np.float32]]:
+    """[offsets, 8, 64] for the complete image and each scale: averages a window into 32 cells, then applies the DCT."""
+    cosines = dct(np.eye(_CELLS), axis=0, norm="ortho")[:_COEFFICIENTS]
+    return [
+        np.stack([cosines @ _cell_weights(offset, side) for offset in offsets]).astype(np.float32)
+        for side, offsets in [(1.0, [0.0]), *_scales()]
+    ]
 
 
-def _cells(offset: float, side: float) -> NDArray[np.float64]:
-    """[32, 64]: the mean of a picture's row over each 32nd of a window."""
-    edges = (offset + side * np.arange(_SEEN + 1) / _SEEN) * _SIDE
-    pixels = np.arange(_SIDE)
-    covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    covered = np.maximum(covered, 0)
-    return covered / np.maximum(covered.sum(axis=1, keepdims=True), 1e-9)
+def _cell_weights(offset: float, side: float) -> NDArray[np.float64]:
+    """[32, 64]: averages the rows of a thumbnail over each of a window's 32 cells."""
+    edges = (offset + side * np.arange(_CELLS + 1) / _CELLS) * _THUMBNAIL
+    pixels = np.arange(_THUMBNAIL)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    covered = np.maximum(overlap, 0)
+    weights: NDArray[np.float64] = covered / np.maximum(covered.sum(axis=1, keepdims=True), 1e-9)
+    return weights
 
 
-# --- certainty -----------------------------------------------------------------------------------
+# --- verification --------------------------------------------------------------------------------
 
 
-def _same(part: Grey, whole: Grey, window: _Window) -> bool:
-    """Whether `part` is `whole` at about `window`: moved and stretched until they correlate best."""
-    part, whole = part.astype(np.float64), whole.astype(np.float64)
-    near = box = (window[0], window[1], window[2], window[2])
-    all_of_it = (0.0, 0.0, 1.0, 1.0)
-    correlation, detail = ALIKE if window[2] == 1 else PART_ALIKE
-    for blurred, steps, enough in ((True, (0.03, 0.015), correlation - 0.25), (False, (0.01, 0.005), correlation)):
-        score, box = _aligned(_normal(_seen(part, all_of_it, blurred)), whole, near, box, blurred, steps)
-        if score < enough:
+def _correlate(crop: GreyImage, image: GreyImage, window: _Window) -> bool:
+    """Whether `crop` shows what `image` shows near `window`, after the box that correlates best is found.
+
+    Blurred images are aligned first: they correlate from further away.
+    """
+    crop_pixels, pixels = crop.astype(np.float64), image.astype(np.float64)
+    start = box = (window[0], window[1], window[2], window[2])
+    min_correlation, min_details = IMAGE_CORRELATION if window[2] == 1 else CROP_CORRELATION
+    for blurred, steps, threshold in (
+        (True, (0.03, 0.015), min_correlation - 0.25),
+        (False, (0.01, 0.005), min_correlation),
+    ):
+        template = _standardised(_sampled(crop_pixels, _WHOLE, blurred))
+        score, box = _align(template, pixels, start, box, blurred, steps)
+        if score < threshold:
             return False
-    return _match(_normal(_details(part, all_of_it)), _details(whole, box)) >= detail
+    return _correlation(_standardised(_details(crop_pixels, _WHOLE)), _details(pixels, box)) >= min_details
 
 
-def _aligned(
-    normal: NDArray[np.float64], whole: Grey, near: _Box, box: _Box, blurred: bool, steps: Iterable[float]
+def _align(
+    template: _Pixels, image: _Pixels, start: _Box, box: _Box, blurred: bool, steps: Iterable[float]
 ) -> tuple[float, _Box]:
-    """The best correlation from `box` on, not far from `near`, and where; blurred pictures lead there from further away."""
-    score = _match(normal, _seen(whole, box, blurred))
+    """Hill climbing from `box`, not far from `start`: the best correlation with the template, and its box."""
+    score = _correlation(template, _sampled(image, box, blurred))
     if score < 0.3:
         return score, box
     for step in steps:
@@ -315,13 +361,18 @@ def _aligned(
             moved = False
             for axis in range(4):
                 for change in (-step, step):
-                    tried: _Box = tuple(v + change * (i == axis) for i, v in enumerate(box))  # type: ignore[assignment]
-                    if abs(tried[axis] - near[axis]) > 0.07 or not _inside(tried):
+                    candidate = _moved(box, axis, change)
+                    if abs(candidate[axis] - start[axis]) > 0.07 or not _inside(candidate):
                         continue
-                    found = _match(normal, _seen(whole, tried, blurred))
-                    if found > score + 1e-4:
-                        box, score, moved = tried, found, True
+                    candidate_score = _correlation(template, _sampled(image, candidate, blurred))
+                    if candidate_score > score + 1e-4:
+                        box, score, moved = candidate, candidate_score, True
     return score, box
+
+
+def _moved(box: _Box, axis: int, change: float) -> _Box:
+    top, left, height, width = (value + change * (number == axis) for number, value in enumerate(box))
+    return top, left, height, width
 
 
 def _inside(box: _Box) -> bool:
@@ -329,69 +380,69 @@ def _inside(box: _Box) -> bool:
     return min(top, left) >= -0.01 and max(top + height, left + width) <= 1.01
 
 
-def _is_telling(view: Grey) -> bool:
-    """Whether enough of a picture shows something: a lone island in a lake is found in many lakes."""
-    details = _details(view, (0.0, 0.0, 1.0, 1.0))
-    return float((np.sqrt(gaussian_filter(details**2, 2)) >= MIN_STRUCTURE).mean()) >= MIN_SPREAD
+def _is_textured(view: GreyImage) -> bool:
+    """Whether enough of an image has details to be recognised by: a lone island in a lake matches many lakes."""
+    details = _details(view.astype(np.float64), _WHOLE)
+    return float((np.sqrt(gaussian_filter(details**2, 2)) >= MIN_DETAIL).mean()) >= MIN_TEXTURED_AREA
 
 
-def _details(whole: Grey, box: _Box) -> NDArray[np.float64]:
-    """What a box shows, without what is left of it when it is blurred."""
-    return _seen(whole, box) - _seen(whole, box, blurred=True)
+def _details(image: _Pixels, box: _Box) -> _Pixels:
+    """The high frequencies of a box: the difference to the blurred box."""
+    return _sampled(image, box) - _sampled(image, box, blurred=True)
 
 
-def _seen(whole: Grey, box: _Box, blurred: bool = False) -> NDArray[np.float64]:
-    """A box in 32×32 cells."""
+def _sampled(image: _Pixels, box: _Box, blurred: bool = False) -> _Pixels:
+    """A box of an image, averaged into 32×32 cells."""
     top, left, height, width = box
-    return _sight(top, height, blurred) @ whole @ _sight(left, width, blurred).T
+    return _sampling_matrix(top, height, blurred) @ image @ _sampling_matrix(left, width, blurred).T
 
 
 @functools.lru_cache(2048)
-def _sight(offset: float, side: float, blurred: bool) -> NDArray[np.float64]:
-    """What takes a picture's rows to the cells of a window; blurring is a product, too."""
-    cells = _cells(offset, side)
-    return gaussian_filter1d(cells, 2.0, axis=0) if blurred else cells
+def _sampling_matrix(offset: float, side: float, blurred: bool) -> NDArray[np.float64]:
+    """[32, 64]: averages the rows of a thumbnail into the cells of a window, and blurs them if requested."""
+    weights = _cell_weights(offset, side)
+    return gaussian_filter1d(weights, 2.0, axis=0) if blurred else weights
 
 
-def _match(normal: NDArray[np.float64], seen: NDArray[np.float64]) -> float:
-    """The correlation of a picture of mean 0 and deviation 1 with another."""
-    deviation = float(np.vdot(seen, seen)) / seen.size - float(seen.mean()) ** 2
-    return float(np.vdot(normal, seen)) / seen.size / max(deviation**0.5 if deviation > 0 else 0.0, 1e-6)
+def _correlation(template: _Pixels, cells: _Pixels) -> float:
+    """Normalised cross-correlation of a template of mean 0 and standard deviation 1 with other cells."""
+    variance = float(np.vdot(cells, cells)) / cells.size - float(cells.mean()) ** 2
+    return float(np.vdot(template, cells)) / cells.size / max(variance**0.5 if variance > 0 else 0.0, 1e-6)
 
 
-def _normal(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return (values - values.mean()) / max(float(values.std()), 1e-6)
+def _standardised(values: _Pixels) -> _Pixels:
+    return (values - float(values.mean())) / max(float(values.std()), 1e-6)
 
 
 # --- thumbnails ----------------------------------------------------------------------------------
 
 
-def _shows(view: Grey) -> bool:
+def _has_contrast(view: GreyImage) -> bool:
     return float(view.astype(np.float32).std()) >= MIN_CONTRAST
 
 
-def _thumbnail(image: Image) -> Grey:
-    return np.asarray(image.convert("F").resize((_SIDE, _SIDE), Resampling.BOX), np.float16)
+def _thumbnail(image: Image) -> GreyImage:
+    return np.asarray(image.convert("F").resize((_THUMBNAIL, _THUMBNAIL), Resampling.BOX), np.float16)
 
 
 def _without_padding(image: Image) -> Image | None:
-    """What is inside borders of one colour; None where there are none, or hardly anything is inside."""
+    """The image without borders of one colour; None without such borders, or if hardly anything is inside them."""
     grey = np.asarray(image)
-    (top, bottom), (left, right) = _inner(grey), _inner(grey.T)
+    (top, bottom), (left, right) = _content_span(grey), _content_span(grey.T)
     height, width = grey.shape
-    shares = (bottom - top) / height, (right - left) / width
-    if min(shares) > 0.98 or min(shares) < 0.1:
+    fractions = (bottom - top) / height, (right - left) / width
+    if min(fractions) > 0.98 or min(fractions) < 0.1:
         return None
     return image.crop((left, top, right, bottom))
 
 
-def _inner(grey: NDArray[np.uint8]) -> tuple[int, int]:
-    """First and last row, exclusive, that are not of a border's colour."""
-    flat = np.ptp(grey, axis=1) <= 2  # JPEG leaves one colour as it is; calm water is not one colour
-    ends = []
-    for rows, plain in ((grey, flat), (grey[::-1], flat[::-1])):
-        inner = int(np.argmin(plain)) if not plain.all() else len(plain)
-        while 0 < inner < len(rows) and (np.abs(rows[inner].astype(int) - int(rows[0, 0])) <= 16).mean() > 0.9:
-            inner += 1  # the last rows of the border, stirred by JPEG
-        ends.append(inner)
-    return ends[0], max(len(grey) - ends[1], ends[0])
+def _content_span(grey: NDArray[np.uint8]) -> tuple[int, int]:
+    """[first, last) row that does not belong to a border of one colour."""
+    uniform = np.ptp(grey, axis=1) <= 2  # JPEG keeps a uniform colour; calm water is not uniform
+    borders = []
+    for rows, flags in ((grey, uniform), (grey[::-1], uniform[::-1])):
+        border = int(np.argmin(flags)) if not flags.all() else len(flags)
+        while 0 < border < len(rows) and (np.abs(rows[border].astype(int) - int(rows[0, 0])) <= 16).mean() > 0.9:
+            border += 1  # the innermost rows of the border, which JPEG changed
+        borders.append(border)
+    return borders[0], max(len(grey) - borders[1], borders[0])
