@@ -1,4 +1,4 @@
-"""Cutting a list by its structure, against json; strict parsing of one record."""
+"""Splitting a list by its structure, compared with json; strict parsing of one record."""
 
 from __future__ import annotations
 
@@ -21,45 +21,47 @@ _JSON = st.recursive(
 
 
 def elements(path: Path) -> list[bytes]:
-    content, found = path.read_bytes(), open_list(path)
-    return [content[start:end] for start, end in zip(found.starts, found.ends, strict=True)]
+    content, records = path.read_bytes(), open_list(path)
+    return [content[start:end] for start, end in zip(records.starts, records.ends, strict=True)]
 
 
 @settings(max_examples=150, deadline=None)
 @given(values=st.lists(_JSON, max_size=6), indent=st.sampled_from([None, 1]), block=st.integers(1, 40))
-def test_elements_are_jsons(tmp_path_factory: pytest.TempPathFactory, values, indent, block: int) -> None:
-    """In blocks of any size: a quote, a backslash or a bracket may be the last byte of one."""
+def test_elements_are_those_that_json_loads(
+    tmp_path_factory: pytest.TempPathFactory, values, indent, block: int
+) -> None:
+    """With blocks of any size: a quote, a backslash or a bracket may be the last byte of a block."""
     path = tmp_path_factory.mktemp("list") / "list.json"
     path.write_text(json.dumps(values, indent=indent, ensure_ascii=False))
-    before, stream._BLOCK = stream._BLOCK, block
+    default, stream._BLOCK = stream._BLOCK, block
     try:
         assert [json.loads(raw) for raw in elements(path)] == values
     finally:
-        stream._BLOCK = before
+        stream._BLOCK = default
 
 
-def test_a_byte_order_mark_and_space_around_do_not_matter(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_surrounding_whitespace_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "list.json"
     path.write_bytes(b"\xef\xbb\xbf \n [ {} , 1 ] \n")
     assert [json.loads(raw) for raw in elements(path)] == [{}, 1]
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"", "it is empty"),
         (b'{"id": 1}\n{"id": 2}', "jq -s"),
         (b"\x1f\x8b\x08\x00", "unpack it first"),
         (b"nothing", "is not a JSON array"),
         ("[1]".encode("utf-16"), "save it as UTF-8"),
-        (b'[{"a": 1}, {"b', "ends inside its JSON array, after 1 whole records"),
+        (b'[{"a": 1}, {"b', "ends inside its JSON array, after 1 complete records"),
         (b'["never closed]', "ends inside its JSON array"),
-        (b"[1] [2]", "goes on after its JSON array, at byte 3"),
+        (b"[1] [2]", "has content after its JSON array, at byte 3"),
     ],
 )
-def test_a_file_that_is_no_array_is_one_clear_line(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_file_that_is_not_an_array_is_an_input_error(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "list.json").write_bytes(content)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=message):
         open_list(tmp_path / "list.json")
     with pytest.raises(InputError, match="does not exist"):
         open_list(tmp_path / "absent.json")
@@ -83,11 +85,11 @@ def test_a_file_that_is_no_array_is_one_clear_line(tmp_path: Path, content: byte
         (b"[" * 100_000 + b"]" * 100_000, "bad_json"),
     ],
 )
-def test_a_record_that_is_not_strictly_json_gets_its_reason(raw: bytes, reason: str) -> None:
+def test_a_record_that_is_not_strict_json_gets_its_reason(raw: bytes, reason: str) -> None:
     with pytest.raises(RecordError) as caught:
         parse_record(raw)
     assert caught.value.reason == reason
 
 
-def test_text_that_looks_like_keys_is_no_duplicate() -> None:
+def test_text_that_looks_like_keys_is_not_a_duplicate_key() -> None:
     assert parse_record(b'{"a": "\\"a\\": \\"a\\":", "b": {"a": 1}}') == {"a": '"a": "a":', "b": {"a": 1}}
