@@ -1,4 +1,4 @@
-"""Words and numbers of turns: what is refused, and what only looks like it."""
+"""Rules for words and numbers in turns: rejected text, and similar text that is accepted."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from vhm.errors import RecordError
         "two [[10, 20], [30, 20], [30, 40]], [[1, 1], [2, 1], [2, 2], [1, 2]]",
     ],
 )
-def test_coordinates_that_are_right_or_none(text: str) -> None:
+def test_valid_coordinates_and_other_lists_are_accepted(text: str) -> None:
     check_turn("gpt", text, "turn 1")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("[0, 0, 1000, 10]", "thousandths"),
-        ("[-0.5, 0, 10, 10]", "thousandths"),
-        ("[20, 0, 10, 10]", "not in order"),
+        ("[0, 0, 1000, 10]", "normalised to"),
+        ("[-0.5, 0, 10, 10]", "normalised to"),
+        ("[20, 0, 10, 10]", "must be in order"),
         ("[[1, 2], [3, 4]]", "three points"),
-        ("[[1, 2], [3, 4], [5, 1e3]]", "thousandths"),
-        ("[10, 2 [[1, 2], [3, 4], [5000, 6]] 0, 30]", "thousandths"),
-        ("[0.25, 0.5, 0.75, 1.0]", "shares of 1"),
-        ("[0, 0, NaN, 4]", "no numbers"),
+        ("[[1, 2], [3, 4], [5, 1e3]]", "normalised to"),
+        ("[10, 2 [[1, 2], [3, 4], [5000, 6]] 0, 30]", "normalised to"),
+        ("[0.25, 0.5, 0.75, 1.0]", "fractions of 1"),
+        ("[0, 0, NaN, 4]", "not numbers"),
     ],
 )
-def test_coordinates_that_are_wrong(text: str, said: str) -> None:
-    with pytest.raises(RecordError, match=said) as raised:
+def test_invalid_coordinates_are_rejected(text: str, message: str) -> None:
+    with pytest.raises(RecordError, match=message) as raised:
         check_turn("gpt", f"A ship at {text}.", "turn 1")
     assert raised.value.reason == "bad_number"
 
 
-def test_evaluation_writes_boxes_in_pixels() -> None:
+def test_boxes_of_evaluation_files_are_in_pixels() -> None:
     check_turn("gpt", "[1200, 300, 2000, 900]", "turn 1", pixels=2000)
     check_turn("gpt", "[[0.5, 0.1], [1, 1], [0, 999]]", "turn 1", pixels=300)
     for wrong in ("[1200, 300, 2001, 900]", "[-1, 0, 5, 5]", "[20, 0, 10, 10]"):
@@ -53,8 +53,8 @@ def test_evaluation_writes_boxes_in_pixels() -> None:
 
 
 @pytest.mark.parametrize("opening", ["[" * 20_000, "[1, " * 5_000, "[[1, 2]" + " " * 20_000, "[" + "nan " * 5_000])
-def test_no_text_takes_long(opening: str) -> None:
-    """Each would take a matcher that tries again from every bracket hours; this one no time worth noting."""
+def test_unclosed_brackets_take_linear_time(opening: str) -> None:
+    """A pattern that backtracks from every bracket would take hours for each."""
     check_turn("gpt", opening, "turn 1")
 
 
@@ -68,14 +68,14 @@ def test_no_text_takes_long(opening: str) -> None:
         "It is unable to view the picture.",
     ],
 )
-def test_refusals(text: str) -> None:
+def test_refusals_are_recognised(text: str) -> None:
     assert is_refusal(text)
 
 
 @pytest.mark.parametrize(
     "text", ["A sorry row of huts.", "Ships unable to dock wait outside.", "As an aid to pilots, …"]
 )
-def test_no_refusals(text: str) -> None:
+def test_similar_words_are_not_refusals(text: str) -> None:
     assert not is_refusal(text)
 
 
@@ -89,17 +89,17 @@ def test_no_refusals(text: str) -> None:
         "No description available.",
     ],
 )
-def test_boilerplate(text: str) -> None:
+def test_boilerplate_is_recognised(text: str) -> None:
     assert is_boilerplate(text)
 
 
 @pytest.mark.parametrize("text", ["Here is where the river bends.", "The sure sign of a port is its crane."])
-def test_no_boilerplate(text: str) -> None:
+def test_similar_words_are_not_boilerplate(text: str) -> None:
     assert not is_boilerplate(text)
 
 
 @pytest.mark.parametrize(
-    ("question", "lacking"),
+    ("question", "expected"),
     [
         ("Which? Answer with the option's letter from the given choices directly.", True),
         ("Which?\nA. river\nB. lake\nAnswer with the option's letter from the given choices directly.", False),
@@ -112,5 +112,5 @@ def test_no_boilerplate(text: str) -> None:
         ("What letter is painted on the runway?", False),
     ],
 )
-def test_questions_without_options(question: str, lacking: bool) -> None:
-    assert lacks_options(question) is lacking
+def test_questions_without_options_are_recognised(question: str, expected: bool) -> None:
+    assert lacks_options(question) is expected

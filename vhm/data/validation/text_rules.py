@@ -1,9 +1,9 @@
-"""What the turns of a conversation may say: no special tokens or control characters, coordinates in thousandths,
-options where a letter is asked for, captions that describe.
+"""Rules for the text of turns: no special tokens or control characters, coordinates within their range, options where
+a question asks for a letter, captions that describe.
 
-Coordinates are lists of numbers in brackets, in thousandths of the picture's sides, [0, 1000):
+Coordinates are lists of numbers in brackets, normalised by the image's sides to [0, 1000):
 a box is [x0, y0, x1, y1], a polygon [[x, y], …] or [x, y, x, y, …] of three points or more.
-Evaluation files write true boxes in pixels: there the picture's sides are the limit.
+Evaluation files have target boxes in pixels: there the image's sides are the limit.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import re
 from vhm.data.records import IMAGE_MARKER
 from vhm.errors import RecordError
 
-# Of Llama, LLaVA, ChatML and others: text that holds one is read as something else than it says.
+# Special tokens of Llama, LLaVA, ChatML and others. A tokenizer reads them as control tokens, not as text.
 _SPECIAL = re.compile(r"</?s>|<(?:unk|pad|bos|eos|mask|im_start|im_end|im_patch|image_placeholder)>|<\|\w{1,40}\|>")
-# C0 and C1 but for tab and line ends, and what turns the direction of the text that follows.
+# C0 and C1 control characters except tab and line ends, and characters that change the direction of text.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _VISIBLE = re.compile("[^\\s\u200b\u200c\u200d\u2060\ufeff]")
 _APOSTROPHE = "['\u2019]?"
@@ -49,43 +49,43 @@ _OPTION = re.compile(r"(?:^|[\s(\[])([A-Ha-h])[.):\]]")
 _NUMBER = r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 _POINT = rf"\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]"
 _COORDINATES = re.compile(rf"\[\s*(?:{_POINT}\s*(?:,\s*)?)+\]|\[\s*(?:{_NUMBER}\s*,\s*)+{_NUMBER}\s*\]")
-_NO_NUMBER = re.compile(r"\[[^\[\]]{0,80}\b(?:nan|inf(?:inity)?)\b[^\[\]]{0,80}\]", re.IGNORECASE)
+_NOT_A_NUMBER = re.compile(r"\[[^\[\]]{0,80}\b(?:nan|inf(?:inity)?)\b[^\[\]]{0,80}\]", re.IGNORECASE)
 
 
 def check_turn(speaker: str, text: str, where: str, pixels: float | None = None) -> None:
-    """Raise RecordError with the reason why a turn of the "human" or "gpt" cannot be learnt from.
+    """Raise RecordError with the reason why a turn of the "human" or "gpt" cannot be used for training.
 
-    `pixels` is the longest side of a picture in whose pixels coordinates may be; they are thousandths otherwise.
+    `pixels` is the image's longest side if coordinates may be in pixels; otherwise they are normalised to [0, 1000).
     """
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise RecordError("bad_unicode", f"{where} holds a lone surrogate") from None
+        raise RecordError("bad_unicode", f"{where} contains a lone surrogate") from None
     if speaker == "gpt" and _VISIBLE.search(text) is None:
         raise RecordError("empty_answer", f"{where} is empty")
     if not text.isprintable() and _CONTROL.search(text):
-        raise RecordError("control_character", f"{where} holds a control character")
+        raise RecordError("control_character", f"{where} contains a control character")
     special = _SPECIAL.search(text) if "<" in text else None
     if special or (speaker == "gpt" and IMAGE_MARKER in text):
-        raise RecordError("special_token", f"{where} holds {special.group() if special else IMAGE_MARKER!r}")
+        raise RecordError("special_token", f"{where} contains {special.group() if special else IMAGE_MARKER!r}")
     if IMAGE_MARKER in text and IMAGE_MARKER in text.replace(IMAGE_MARKER, ""):
-        raise RecordError("special_token", f"{where} holds nested image markers")
+        raise RecordError("special_token", f"{where} contains nested image markers")
     if "[" in text:
         _check_coordinates(text, where, pixels)
 
 
 def is_refusal(text: str) -> bool:
-    """Whether an answer says that it gives none."""
+    """Whether an answer refuses to answer."""
     return _any_in(_REFUSAL_HINTS, text) and _REFUSAL.search(text) is not None
 
 
 def is_boilerplate(caption: str) -> bool:
-    """Whether a caption holds what assistants and pages say around one."""
+    """Whether a caption contains boilerplate of assistants or web pages."""
     return _any_in(_BOILERPLATE_HINTS, caption) and _BOILERPLATE.search(caption) is not None
 
 
 def lacks_options(question: str) -> bool:
-    """Whether a question asks for an option's letter and lists fewer than two, or for an option and lists nothing."""
+    """Whether a question asks for an option's letter but lists fewer than two, or for an option but lists none."""
     if not _any_in(_LETTER_HINTS, question) or len(set(_OPTION.findall(question))) >= 2:
         return False
     words = question.replace(IMAGE_MARKER, "").strip()
@@ -93,36 +93,42 @@ def lacks_options(question: str) -> bool:
 
 
 def _any_in(hints: tuple[str, ...], text: str) -> bool:
-    lower = text.lower()  # looking for words first is ten times faster than the expressions
-    for hint in hints:  # noqa: SIM110  and this loop twice as fast as any()
+    lower = text.lower()  # searching for words first is ten times as fast as the regular expressions
+    for hint in hints:  # noqa: SIM110  this loop is twice as fast as any()
         if hint in lower:
             return True
     return False
 
 
 def _check_coordinates(text: str, where: str, pixels: float | None) -> None:
-    if _NO_NUMBER.search(text):
-        raise RecordError("bad_number", f"{where} holds coordinates that are no numbers")
-    for found in _COORDINATES.findall(text):
-        numbers = [float(number) for number in re.findall(_NUMBER, found)]
-        points = "[" in found[1:]
-        wrong = None
-        if len(numbers) == 4 and not points:
-            wrong = "the corners are not in order" if numbers[0] > numbers[2] or numbers[1] > numbers[3] else None
-        elif points and len(numbers) < 6:
-            wrong = "a polygon has three points or more"
-        elif not points and (len(numbers) < 6 or len(numbers) % 2):
-            continue  # some other list of numbers
-        wrong = wrong or _wrong_with(numbers, pixels)
-        if wrong:
-            raise RecordError("bad_number", f"{where} holds {found[:60]}: {wrong}")
+    if _NOT_A_NUMBER.search(text):
+        raise RecordError("bad_number", f"{where} contains coordinates that are not numbers")
+    for match in _COORDINATES.findall(text):
+        error = _coordinates_error(match, pixels)
+        if error:
+            raise RecordError("bad_number", f"{where} contains {match[:60]}: {error}")
 
 
-def _wrong_with(numbers: list[float], pixels: float | None) -> str | None:
+def _coordinates_error(match: str, pixels: float | None) -> str | None:
+    """What is wrong with a box or polygon; None if it is valid, or some other list of numbers."""
+    numbers = [float(number) for number in re.findall(_NUMBER, match)]
+    points = "[" in match[1:]
+    if len(numbers) == 4 and not points:
+        if numbers[0] > numbers[2] or numbers[1] > numbers[3]:
+            return "the corners of a box must be in order"
+    elif points and len(numbers) < 6:
+        return "a polygon must have at least three points"
+    elif not points and (len(numbers) < 6 or len(numbers) % 2):
+        return None
+    return _range_error(numbers, pixels)
+
+
+def _range_error(numbers: list[float], pixels: float | None) -> str | None:
     if pixels is not None:
-        return None if all(0 <= v <= max(pixels, 1000) for v in numbers) else f"the picture has {pixels} pixels a side"
+        limit = max(pixels, 1000)
+        return None if all(0 <= v <= limit for v in numbers) else f"expected coordinates from 0 to {limit:.0f}"
     if not all(0 <= v < 1000 for v in numbers):
-        return "expected thousandths in [0, 1000)"
+        return "expected coordinates normalised to [0, 1000)"
     if max(numbers) <= 1 and any(v != int(v) for v in numbers):
-        return "these are shares of 1: expected thousandths in [0, 1000)"
+        return "these are fractions of 1, expected coordinates normalised to [0, 1000)"
     return None
