@@ -73,7 +73,7 @@ def validate(
 ) -> None:
     """Check a list: manifest of what is accepted, a reason for everything else."""
     from vhm.data.images import Limits
-    from vhm.data.validation.chunks import Request
+    from vhm.data.validation.chunks import ValidationRequest
     from vhm.data.validation.validate import require_passed
     from vhm.data.validation.validate import validate as run
     from vhm.recipe import load_recipe
@@ -82,7 +82,7 @@ def validate(
         raise InputError(f"--kind {kind!r} is unknown: use pretrain, sft or eval")
     settings = load_recipe(recipe, set_).data
     limits = Limits(max_pixels=settings.max_pixels)
-    request = Request(
+    request = ValidationRequest(
         source,
         images,
         kind,  # type: ignore[arg-type]

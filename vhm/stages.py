@@ -23,7 +23,7 @@ from vhm.io import read_json, sha256_tree, write_json, write_text
 from vhm.recipe import Recipe, parse_recipe
 
 if TYPE_CHECKING:
-    from vhm.data.validation.chunks import Request
+    from vhm.data.validation.chunks import ValidationRequest
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ LOG_PREFIX = "vhm| "
 def check_data(kind: str, shard: int, recipe: str, data: str, part: str) -> None:
     """Check one shard of the lists of `kind`, for `validate_data` to join."""
     settings = _begin(recipe)
-    from vhm.data.validation.chunks import check_shard
+    from vhm.data.validation.chunks import check_split
 
-    check_shard(_validation(kind, settings, Path(data)), Path(part), (int(shard), settings.data.splits))
+    check_split(_validation(kind, settings, Path(data)), Path(part), (int(shard), settings.data.splits))
 
 
 def validate_data(
@@ -58,8 +58,8 @@ def validate_data(
     result = validate(
         request, out, settings.data.max_rejected, settings.data.expect, merge=[Path(part) for part in parts]
     )
-    write_text(Path(report), report_html(result.to_dict(), out))
-    write_text(Path(summary), report_markdown(result.to_dict()))
+    write_text(Path(report), report_html(result, out))
+    write_text(Path(summary), report_markdown(result))
     log.info("%s: %d of %d records accepted", kind, result.accepted, result.total)
     require_passed(result, out)
     return _keep(
@@ -68,8 +68,8 @@ def validate_data(
     )
 
 
-def _validation(kind: str, settings: Recipe, root: Path) -> Request:
-    from vhm.data.validation.chunks import Request
+def _validation(kind: str, settings: Recipe, root: Path) -> ValidationRequest:
+    from vhm.data.validation.chunks import ValidationRequest
 
     if kind not in ("pretrain", "sft", "eval"):
         raise InputError(f"kind {kind!r} is unknown: use pretrain, sft or eval")
@@ -79,7 +79,7 @@ def _validation(kind: str, settings: Recipe, root: Path) -> Request:
     else:
         lists = [root / name for name in settings.data.lists(kind)]  # type: ignore[arg-type]
         images, against = join(root, settings.data.images), [evaluation]  # type: ignore[assignment]
-    return Request(
+    return ValidationRequest(
         lists,
         images,
         kind,  # type: ignore[arg-type]

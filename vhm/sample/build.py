@@ -54,7 +54,7 @@ def remake_projector(data: Path, work: Path) -> None:
     """
     import torch
 
-    from vhm.data.validation.chunks import Request
+    from vhm.data.validation.chunks import ValidationRequest
     from vhm.data.validation.validate import validate
     from vhm.model.projector import read_projector
     from vhm.recipe import load_recipe
@@ -62,7 +62,7 @@ def remake_projector(data: Path, work: Path) -> None:
 
     build_tiny_base(work / "base", _texts(data), [SOURCE_LAYER])
     lists = [data / "pretrain" / "list_pretrain.json"]
-    validate(Request(lists, data / "images", "pretrain"), work / "manifest")
+    validate(ValidationRequest(lists, data / "images", "pretrain"), work / "manifest")
     train(
         "align",
         load_recipe("tiny"),

@@ -1,4 +1,4 @@
-"""The report of a validation: every table there, nothing of a record taken for markup."""
+"""The report of a validation: it contains every table, and text of records is escaped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.terrain import terrain
 from vhm.data.validation.report import report_html, report_markdown
 
 
-def test_it_shows_counts_reasons_sources_and_expectations(tmp_path: Path) -> None:
+def test_the_report_shows_counts_reasons_sources_and_expectations(tmp_path: Path) -> None:
     (tmp_path / "images" / "a<b|c").mkdir(parents=True)
     records = []
     for number in range(3):
@@ -21,7 +21,7 @@ def test_it_shows_counts_reasons_sources_and_expectations(tmp_path: Path) -> Non
     (tmp_path / "list.json").write_text(json.dumps(records))
     result = validate(tmp_path / "list.json", tmp_path / "images", tmp_path / "out", "pretrain", max_rejected=0.1)
     assert not result.passed
-    html, markdown = report_html(result.to_dict(), tmp_path / "out"), report_markdown(result.to_dict())
+    html, markdown = report_html(result, tmp_path / "out"), report_markdown(result)
     for text in ("3 of 4", "duplicate", "25.0%", "answers", "NOT MET", "between"):
         assert text in html, text
         assert text in markdown, text

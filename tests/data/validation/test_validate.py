@@ -1,4 +1,4 @@
-"""Validation: each bad record gets its reason, good ones stay, leaks are found, results go into files."""
+"""Validation: every bad record gets its reason, good ones are accepted, leaks are found, results are written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vhm.data.validation.validate import require_passed
 from vhm.errors import CheckFailed, InputError
 
 
-def picture(seed: int, size: int = 64) -> Image.Image:
+def noise_image(seed: int, size: int = 64) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
     return Image.fromarray(noise).filter(ImageFilter.GaussianBlur(4)).point(lambda v: max(0, min(255, 4 * v - 380)))
 
@@ -31,7 +31,7 @@ def images(tmp_path: Path) -> Path:
     root = tmp_path / "images"
     (root / "src").mkdir(parents=True)
     for number in range(4):
-        picture(number).save(root / "src" / f"{number}.jpg", quality=95)
+        noise_image(number).save(root / "src" / f"{number}.jpg", quality=95)
     (root / "src" / "broken.jpg").write_bytes((root / "src" / "0.jpg").read_bytes()[:300])
     (root / "src" / "empty.jpg").touch()
     (tmp_path / "outside.jpg").write_bytes((root / "src" / "0.jpg").read_bytes())
@@ -98,7 +98,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("bad", "reason"), BAD, ids=[f"{i}-{reason}" for i, (_, reason) in enumerate(BAD)])
-def test_each_bad_record_gets_its_reason_and_the_good_stay(bad: Any, reason: str, images: Path, tmp_path: Path) -> None:
+def test_each_bad_record_gets_its_reason_and_good_ones_are_accepted(
+    bad: Any, reason: str, images: Path, tmp_path: Path
+) -> None:
     source = tmp_path / "list.json"
     source.write_text(json.dumps([good(0), bad, good(1)]))
     result = validate(source, images, tmp_path / "out", "pretrain", max_rejected=0.5)
@@ -109,7 +111,7 @@ def test_each_bad_record_gets_its_reason_and_the_good_stay(bad: Any, reason: str
     assert [r["id"] for r in open_index(tmp_path / "out")] == ["r0", "r1"]
 
 
-def test_too_many_rejected_fail_with_the_share_and_the_reasons(images: Path, tmp_path: Path) -> None:
+def test_too_many_rejected_records_fail_with_their_share_and_reasons(images: Path, tmp_path: Path) -> None:
     source = tmp_path / "list.json"
     source.write_text(json.dumps([good(0), good(1, image="absent.jpg")]))
     result = validate(source, images, tmp_path / "out", "pretrain", max_rejected=0.2)
@@ -122,14 +124,14 @@ def test_expectations_are_evaluated_and_documented(images: Path, tmp_path: Path)
     source.write_text(json.dumps([with_answer("Short.") | {"id": "a"}]))
     result = validate(source, images, tmp_path / "out", "pretrain")
     assert not result.passed
-    assert "captions describe" in result.failures[0]
+    assert "captions are descriptive" in result.failures[0]
     assert json.loads((tmp_path / "out" / "validation.json").read_text())["expectations"]["evaluated"] >= 7
     assert "<html" in (tmp_path / "out" / "data_docs" / "index.html").read_text().lower()
 
 
-def test_evaluation_answers_are_in_pixels(tmp_path: Path) -> None:
+def test_boxes_of_evaluation_records_are_in_pixels(tmp_path: Path) -> None:
     (tmp_path / "eval" / "images").mkdir(parents=True)
-    picture(1, 1500).save(tmp_path / "eval" / "images" / "large.jpg")
+    noise_image(1, 1500).save(tmp_path / "eval" / "images" / "large.jpg")
 
     def question(answer: str, **changes: Any) -> dict[str, Any]:
         turns = [{"from": "human", "value": "Where is it?"}, {"from": "gpt", "value": answer}]
@@ -141,10 +143,10 @@ def test_evaluation_answers_are_in_pixels(tmp_path: Path) -> None:
     assert (result.accepted, result.reasons) == (2, {"bad_number": 1})
 
 
-def test_leaks_are_found_through_reencoding_resizing_and_turning(images: Path, tmp_path: Path) -> None:
+def test_leaks_are_found_despite_reencoding_resizing_and_rotating(images: Path, tmp_path: Path) -> None:
     evaluation = tmp_path / "eval"
     (evaluation / "images").mkdir(parents=True)
-    source = picture(9, 128)
+    source = noise_image(9, 128)
     source.save(evaluation / "images" / "secret.png")
     record = {"image": "secret.png", "image_path": "images", "size": [128, 128]}
     record["conversations"] = good()["conversations"]  # type: ignore[assignment]
@@ -153,7 +155,7 @@ def test_leaks_are_found_through_reencoding_resizing_and_turning(images: Path, t
         "bytes": (evaluation / "images" / "secret.png").read_bytes(),
         "jpeg": _jpeg(source, 50),
         "half": _jpeg(source.resize((64, 64)), 90),
-        "turned": _jpeg(source.transpose(Image.Transpose.ROTATE_90), 90),
+        "rotated": _jpeg(source.transpose(Image.Transpose.ROTATE_90), 90),
         "mirrored": _jpeg(source.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 90),
     }
     for name, content in copies.items():
@@ -172,7 +174,7 @@ def test_leaks_are_found_through_reencoding_resizing_and_turning(images: Path, t
 
 
 def many(count: int) -> list[dict[str, Any]]:
-    """Records without images, with a duplicate and a bad one at places that are far apart."""
+    """Records without images, among them two duplicates and a bad one, far apart from each other."""
     turns = lambda n: [{"from": "human", "value": f"Question {n}?"}, {"from": "gpt", "value": f"Answer {n}."}]  # noqa: E731
     records = [{"id": f"r{n}", "conversations": turns(n)} for n in range(count)]
     records[count - 2] = records[3]
@@ -181,65 +183,65 @@ def many(count: int) -> list[dict[str, Any]]:
     return records
 
 
-def written(folder: Path) -> dict[str, bytes]:
+def output_files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in ("manifest.parquet", "rejected.jsonl", "validation.json")}
 
 
-def test_merged_shards_are_the_single_run_byte_for_byte(tmp_path: Path) -> None:
+def test_merged_splits_equal_the_single_run_byte_for_byte(tmp_path: Path) -> None:
     source = tmp_path / "list.json"
     source.write_text(json.dumps(many(5000)))
     result = validate(source, tmp_path, tmp_path / "single", skip_images=True)
     assert result.reasons == {"duplicate": 1, "duplicate_id": 1, "wrong_type": 1}
-    shards = [tmp_path / f"shard{i}" for i in range(3)]
-    for number, folder in enumerate(shards):
-        validate(source, tmp_path, folder, skip_images=True, shard=(number, 3))
-    validate(source, tmp_path, tmp_path / "merged", skip_images=True, merge=shards)
-    assert written(tmp_path / "merged") == written(tmp_path / "single")
-    with pytest.raises(InputError, match="records 1666 to 3333 are in none of the shards"):
-        validate(source, tmp_path, tmp_path / "merged", skip_images=True, merge=[shards[0], shards[2]])
+    splits = [tmp_path / f"split{i}" for i in range(3)]
+    for number, folder in enumerate(splits):
+        validate(source, tmp_path, folder, skip_images=True, split=(number, 3))
+    validate(source, tmp_path, tmp_path / "merged", skip_images=True, merge=splits)
+    assert output_files(tmp_path / "merged") == output_files(tmp_path / "single")
+    with pytest.raises(InputError, match="records 1666 to 3333 are missing from the splits"):
+        validate(source, tmp_path, tmp_path / "merged", skip_images=True, merge=[splits[0], splits[2]])
     with pytest.raises(InputError, match="was made from another list, with other settings"):
-        validate(source, tmp_path, tmp_path / "merged", max_text=99, skip_images=True, merge=shards)
+        validate(source, tmp_path, tmp_path / "merged", max_text=99, skip_images=True, merge=splits)
 
 
-def test_an_interrupted_validation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "_PIECE", 100)
+def test_an_interrupted_validation_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "_CHUNK_RECORDS", 100)
     source = tmp_path / "list.json"
     source.write_text(json.dumps(many(1000)))
-    validate(source, tmp_path, tmp_path / "whole", skip_images=True)
-    with stopped_after(5, monkeypatch) as checked:
+    validate(source, tmp_path, tmp_path / "uninterrupted", skip_images=True)
+    with interrupted_after(5, monkeypatch) as checked:
         validate(source, tmp_path, tmp_path / "out", skip_images=True)
     assert not (tmp_path / "out" / "manifest.parquet").exists()
     validate(source, tmp_path, tmp_path / "out", skip_images=True)
-    assert sorted(checked) == list(range(0, 1000, 100)), "what was checked is not checked again"
-    assert written(tmp_path / "out") == written(tmp_path / "whole")
-    assert not (tmp_path / "out" / "parts").exists()
+    assert sorted(checked) == list(range(0, 1000, 100)), "complete chunks are not checked again"
+    assert output_files(tmp_path / "out") == output_files(tmp_path / "uninterrupted")
+    assert not (tmp_path / "out" / "chunks").exists()
 
 
-def test_an_interrupted_validation_looks_again_at_images_that_changed(
+def test_a_resumed_validation_checks_changed_images_again(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "_PIECE", chunks._IMAGES_COST)
+    monkeypatch.setattr(chunks, "_CHUNK_RECORDS", chunks._IMAGE_COST)
     source = tmp_path / "list.json"
     source.write_text(json.dumps([good(0), good(1), good(2), good(3), good(4, image="late.jpg")]))
-    with stopped_after(5, monkeypatch) as checked:
+    with interrupted_after(5, monkeypatch) as checked:
         validate(source, images, tmp_path / "out", "pretrain")
     (images / "src" / "1.jpg").write_bytes(b"")
-    picture(7).save(images / "src" / "late.jpg")
+    noise_image(7).save(images / "src" / "late.jpg")
     result = validate(source, images, tmp_path / "out", "pretrain", max_rejected=1)
     assert (result.accepted, result.reasons) == (4, {"image_empty": 1})
     assert checked == [0, 1, 2, 3, 4, 1, 4]
 
 
-def test_an_interrupted_validation_looks_again_when_evaluation_changed(
+def test_a_resumed_validation_checks_again_after_evaluation_images_changed(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, evaluation = tmp_path / "list.json", tmp_path / "eval"
     (evaluation / "images").mkdir(parents=True)
-    picture(8).save(evaluation / "images" / "secret.png")
+    noise_image(8).save(evaluation / "images" / "secret.png")
     record = {"image": "secret.png", "image_path": "images", "conversations": good()["conversations"]}
     (evaluation / "task.json").write_text(json.dumps([record]))
     source.write_text(json.dumps([good(0)]))
-    with stopped_after(1, monkeypatch) as checked:
+    with interrupted_after(1, monkeypatch) as checked:
         validate(source, images, tmp_path / "out", "pretrain", [evaluation])
     (evaluation / "images" / "secret.png").write_bytes((images / "src" / "0.jpg").read_bytes())
     result = validate(source, images, tmp_path / "out", "pretrain", [evaluation], max_rejected=1)
@@ -248,25 +250,25 @@ def test_an_interrupted_validation_looks_again_when_evaluation_changed(
 
 
 @contextlib.contextmanager
-def stopped_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Interrupts what runs within when `count` pieces are checked; lists which ones are, then and later."""
-    check, checked = chunks._check_piece, []
+def interrupted_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Interrupts the block after `count` chunks; yields the first records of the chunks checked in and after it."""
+    check_chunk, checked = chunks._check_chunk, []
 
-    def stopping(piece, **rest) -> bool:
-        made = check(piece, **rest)
-        if made:
-            checked.append(piece.first)
+    def interrupting(chunk, **options) -> bool:
+        was_checked = check_chunk(chunk, **options)
+        if was_checked:
+            checked.append(chunk.first)
             if len(checked) == count:
                 raise KeyboardInterrupt
-        return made
+        return was_checked
 
-    monkeypatch.setattr(chunks, "_check_piece", stopping)
+    monkeypatch.setattr(chunks, "_check_chunk", interrupting)
     with pytest.raises(KeyboardInterrupt):
         yield checked
 
 
-def test_a_bad_record_harms_nobody_else(images: Path, tmp_path: Path) -> None:
-    """Not even one that is no JSON: the list is cut by its structure."""
+def test_a_bad_record_does_not_affect_others(images: Path, tmp_path: Path) -> None:
+    """Not even one that is not JSON: the list is split by its structure."""
     broken = [b'{"id": NaN}', b"{'single': 1}", b'{"a": "\xff"}', b'{"id": 1, "id": 2}', b"[[[1]]]", b"nothing"]
     content = b",".join([json.dumps(good(0)).encode(), *broken, json.dumps(good(1)).encode()])
     (tmp_path / "list.json").write_bytes(b"[" + content + b"]")
@@ -277,13 +279,13 @@ def test_a_bad_record_harms_nobody_else(images: Path, tmp_path: Path) -> None:
     assert [(row["index"], row["reason"]) for row in rows] == list(enumerate(reasons, start=1))
 
 
-def test_the_sample_passes_and_does_not_leak(sample: Path, tmp_path: Path) -> None:
+def test_the_sample_passes_without_leaks(sample: Path, tmp_path: Path) -> None:
     result = validate(sample / "sft/list_sft.json", sample / "images", tmp_path, "sft", [sample / "eval"])
     assert result.passed
     assert result.rejected == 0
 
 
-def test_a_list_that_is_no_list_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_list_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("{}")
     with pytest.raises(InputError, match="not a JSON array"):
         validate(tmp_path / "list.json", tmp_path, tmp_path / "out")

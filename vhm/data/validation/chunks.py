@@ -1,12 +1,12 @@
-"""The records of lists, checked piece by piece by processes; what they find lies on disk.
+"""Records of lists, checked in chunks by parallel processes; the results of each chunk are files.
 
-OUT/parts/key            what was asked for: pieces of another request are thrown away
-OUT/parts/FIRST-LAST.arrow   the rows of one piece
-OUT/parts/FIRST-LAST.jsonl   its rejected records
-OUT/parts/FIRST-LAST.seen    a hash of the sizes and times of its images; written last: the piece is done
+OUT/chunks/key                what was requested: chunks of another request are deleted
+OUT/chunks/FIRST-LAST.arrow   the accepted rows of one chunk
+OUT/chunks/FIRST-LAST.jsonl   its rejected records
+OUT/chunks/FIRST-LAST.done    a hash of the sizes and times of its images; written last, it marks the chunk as complete
 
-An interrupted validation goes on from these, and shards (`--shard i/n`) keep them for `--merge`. A piece has `_PIECE`
-records, fewer with images. Whoever joins the pieces reads them through `read_piece` and `rejected_of`.
+An interrupted validation resumes from these files, and each split of the work (`--shard i/n`) keeps them for `--merge`.
+A chunk has `_CHUNK_RECORDS` records, fewer with images. Read its results with `read_chunk` and `read_rejected`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
@@ -33,7 +33,7 @@ from vhm.data.images import DEFAULT_LIMITS, Limits
 from vhm.data.images.stores import ImageStore, open_store
 from vhm.data.records import image_name
 from vhm.data.validation.contamination import Fingerprint, fingerprint, load_finder, save_fingerprints
-from vhm.data.validation.record_checks import Checker, Kind, Rejected, Row
+from vhm.data.validation.record_checks import AcceptedRow, Kind, RecordChecker, RejectedRow
 from vhm.data.validation.stream import RecordList, open_list, parse_record
 from vhm.errors import ImageError, InputError, RecordError
 from vhm.io import jsonl, sha256_file, write_bytes
@@ -45,18 +45,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PARTS = "parts"
-_PIECE = 10_000
-_IMAGES_COST = 10  # so many times smaller are pieces whose images are looked at
-_ALONE = 2_000  # records that are not worth starting processes for
+CHUNKS = "chunks"
+_CHUNK_RECORDS = 10_000
+_IMAGE_COST = 10  # a chunk whose images are checked has this many times fewer records
+_MIN_RECORDS_FOR_PROCESSES = 2_000  # starting processes takes longer than checking fewer records
+_READ_THREADS = 2  # images are read and decoded outside the interpreter lock: threads hide the latency of a disk …
+_REMOTE_READ_THREADS = 16  # … and more of them the latency of a network
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is to be validated: lists (or, for "eval", directories of evaluation files) with their image root.
+class ValidationRequest:
+    """The lists to validate (for "eval" also directories of evaluation files) and their image store.
 
-    `against` are evaluation lists or directories whose images must not be in it, `against_images` their image root
-    where it is another. `max_text` is in characters; `bands` are those of a TIFF to look at.
+    `against` are evaluation lists or directories whose images must not occur in the lists, `against_images` their
+    image store if it is not `images`. `max_text` is in characters; `bands` are the TIFF bands to read as RGB.
     """
 
     sources: Sequence[Path]
@@ -71,93 +73,95 @@ class Request:
 
     @cached_property
     def lists(self) -> list[RecordList]:
-        return [found for one in self.sources for found in open_lists(one, self.kind)]
+        return [records for source in self.sources for records in open_lists(source, self.kind)]
 
     @cached_property
-    def evaluation(self) -> list[tuple[str | Path, RecordList]]:
-        """The lists whose images must not be in it, each with its image root."""
+    def evaluation_lists(self) -> list[tuple[str | Path, RecordList]]:
+        """The lists whose images must not occur in `lists`, each with the location of its image store."""
         others = self.against_images or self.images
         return [
-            (one if one.is_dir() else others, records) for one in self.against for records in open_lists(one, "eval")
+            (source if source.is_dir() else others, records)
+            for source in self.against
+            for records in open_lists(source, "eval")
         ]
 
     @cached_property
     def key(self) -> str:
-        """What pieces must have in common to be joined or gone on with."""
-        told = [
+        """A hash of everything that a chunk's results depend on, except the contents of images."""
+        inputs = [
             [sha256_file(records.path) for records in self.lists],
             [str(self.images), self.kind, self.max_text, repr(self.limits), self.skip_images, self.bands],
-            [[str(root), sha256_file(records.path)] for root, records in self.evaluation],
+            [[str(images), sha256_file(records.path)] for images, records in self.evaluation_lists],
             code_hash(),
         ]
-        return hashlib.sha256(orjson.dumps(told)).hexdigest()
+        return hashlib.sha256(orjson.dumps(inputs)).hexdigest()
 
 
-def check_shard(request: Request, out: Path, shard: tuple[int, int]) -> list[Path]:
-    """Check the i-th of n parts of all records. Returns its pieces in the lists' order, for `read_piece`.
+def check_split(request: ValidationRequest, out: Path, split: tuple[int, int]) -> list[Path]:
+    """Check split i of n of all records. Returns its chunks in the lists' order, for `read_chunk`.
 
     Raises InputError when a list cannot be read.
     """
     total = sum(map(len, request.lists))
-    span = total * shard[0] // shard[1], total * (shard[0] + 1) // shard[1]
-    folder = out / PARTS
-    if folder.is_dir() and (not (folder / "key").is_file() or (folder / "key").read_text() != request.key):
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / "key", request.key.encode())
-    prints = _look_at_evaluation(request, folder) if request.against else None
-    size = _PIECE if request.skip_images else max(1, _PIECE // _IMAGES_COST)
-    pieces = list(_cut(request.lists, *span, size))
-    bare = replace(request)  # without the lists, which are in the pieces
-    work = partial(_check_piece, request=bare, prints=prints, folder=folder)
-    what = request.sources[0].name
-    with _executor(span[1] - span[0]) as executor:
-        made = list(track(executor.map(work, pieces), f"validating {what}, {size} records each", len(pieces)))
-    if not all(made):
-        log.info("%s: %d of %d pieces were checked before", what, len(made) - sum(made), len(made))
-    return [folder / piece.name for piece in pieces]
+    first, last = total * split[0] // split[1], total * (split[0] + 1) // split[1]
+    folder = _prepare_folder(out / CHUNKS, request.key)
+    fingerprints = _fingerprint_evaluation(request, folder) if request.against else None
+    size = _CHUNK_RECORDS if request.skip_images else max(1, _CHUNK_RECORDS // _IMAGE_COST)
+    chunks = list(_chunks(request.lists, first, last, size))
+    uncached = replace(request)  # a copy without the cached lists: a process needs only its chunk
+    check = partial(_check_chunk, request=uncached, fingerprints=fingerprints, folder=folder)
+    source = request.sources[0].name
+    with _executor(last - first) as executor:
+        results = executor.map(check, chunks)
+        checked = list(track(results, f"validating {source}, chunks of {size} records", len(chunks)))
+    if not all(checked):
+        log.info("%s: %d of %d chunks were already checked", source, len(checked) - sum(checked), len(checked))
+    return [folder / chunk.name for chunk in chunks]
 
 
-def pieces_of(shards: Sequence[Path], request: Request) -> list[Path]:
-    """The pieces of all shards in the lists' order. InputError when they are of different runs, or some lack."""
-    pieces: list[Path] = []
-    for shard in shards:
-        folder = shard / PARTS
+def chunks_of_splits(splits: Sequence[Path], request: ValidationRequest) -> list[Path]:
+    """The chunks of all splits in the lists' order. InputError unless together they are one complete run."""
+    chunks: list[Path] = []
+    for split in splits:
+        folder = split / CHUNKS
         if not (folder / "key").is_file():
-            raise InputError(f"{shard} holds no {PARTS}/ of a `vhm validate --shard`")
+            raise InputError(f"{split} has no folder {CHUNKS}/: create it with `vhm validate --shard`")
         if (folder / "key").read_text() != request.key:
-            raise InputError(f"{shard} was made from another list, with other settings or by other code: make it again")
-        pieces += [path.with_suffix("") for path in folder.glob("*.seen")]
-    pieces.sort(key=lambda path: path.name)
-    place = 0
-    for path in pieces:
+            raise InputError(f"{split} was made from another list, with other settings or by other code: make it again")
+        chunks += [path.with_suffix("") for path in folder.glob("*.done")]
+    chunks.sort(key=lambda path: path.name)
+    checked = 0
+    for path in chunks:
         first, last = map(int, path.name.split("-"))
-        if first != place:
-            raise InputError(f"records {place} to {first} are in none of the shards, or in two: give each shard once")
-        place = last
+        if first != checked:
+            raise InputError(
+                f"records {checked} to {first} are missing from the splits, or in two of them: merge each split once"
+            )
+        checked = last
     total = sum(map(len, request.lists))
-    if place != total:
-        raise InputError(f"records {place} to {total} are in none of the shards")
-    return pieces
+    if checked != total:
+        raise InputError(f"records {checked} to {total} are missing from the splits: merge all of them")
+    return chunks
 
 
-def read_piece(piece: Path, columns: list[str]) -> pa.Table:
-    """Some columns of a piece's rows."""
+def read_chunk(chunk: Path, columns: list[str]) -> pa.Table:
+    """The given columns of a chunk's accepted rows."""
     import pyarrow as pa
 
-    # Mapped, so that only the columns that are looked at take memory.
-    only = pa.ipc.IpcReadOptions(included_fields=[rows_schema().get_field_index(name) for name in columns])
-    return pa.ipc.open_file(pa.memory_map(f"{piece}.arrow"), options=only).read_all()
+    # Memory-mapped, so that only the requested columns take memory.
+    options = pa.ipc.IpcReadOptions(included_fields=[rows_schema().get_field_index(name) for name in columns])
+    return pa.ipc.open_file(pa.memory_map(f"{chunk}.arrow"), options=options).read_all()
 
 
-def rejected_of(piece: Path) -> Iterator[dict[str, Any]]:
-    """The rejected records of a piece: {"index", "id", "reason", "detail"}."""
-    with piece.with_suffix(".jsonl").open("rb") as file:
-        yield from map(orjson.loads, file)
+def read_rejected(path: Path) -> Iterator[RejectedRow]:
+    """The rejected records in a JSON-lines file, which is a chunk's path with the suffix .jsonl, or rejected.jsonl."""
+    with path.open("rb") as file:
+        for line in file:
+            yield RejectedRow(**orjson.loads(line))
 
 
 def rows_schema() -> pa.Schema:
-    """A row's columns: those of `Row`, and which list it is from."""
+    """The columns of accepted rows: the fields of `AcceptedRow` and the number of the list."""
     import pyarrow as pa
 
     return pa.schema(
@@ -181,10 +185,10 @@ def rows_schema() -> pa.Schema:
     )
 
 
-def record_at(lists: list[RecordList], index: int) -> Any:
-    """The record at a place of all lists, as `parse_record` reads it."""
-    [piece] = _cut(lists, index, index + 1, 1)
-    [raw] = piece.records()
+def record_at(lists: list[RecordList], index: int) -> object:
+    """The record at an index into all lists, as `parse_record` returns it."""
+    [chunk] = _chunks(lists, index, index + 1, 1)
+    [raw] = chunk.records()
     return parse_record(raw)
 
 
@@ -196,16 +200,29 @@ def open_lists(source: Path, kind: Kind) -> list[RecordList]:
         raise InputError(f"{source} is a directory: give a list file, or --kind eval")
     files = sorted(source.glob("*.json"))
     if not files:
-        raise InputError(f"{source} has no evaluation file (*.json)")
+        raise InputError(f"{source} contains no evaluation file (*.json)")
     return [open_list(file) for file in files]
 
 
-# --- one piece -----------------------------------------------------------------------------------
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write an Arrow IPC file."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    write_bytes(path, memoryview(sink.getvalue()))
+
+
+# --- one chunk -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Records [first, first + len(starts)) of the whole, bytes of one file, which is list number `list`."""
+class _Chunk:
+    """Records [first, first + len(starts)) of all lists, all from the list file `path`, which is number `list`.
+
+    `starts` and `ends` are byte offsets into the file.
+    """
 
     first: int
     list: int
@@ -223,85 +240,96 @@ class _Piece:
                 yield content[start:end]
 
 
-def _cut(lists: list[RecordList], first: int, last: int, size: int) -> Iterator[_Piece]:
-    before = 0
+def _prepare_folder(folder: Path, key: str) -> Path:
+    """The folder for chunks of the request with this key; chunks of another request are deleted."""
+    if folder.is_dir() and (not (folder / "key").is_file() or (folder / "key").read_text() != key):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / "key", key.encode())
+    return folder
+
+
+def _chunks(lists: list[RecordList], first: int, last: int, size: int) -> Iterator[_Chunk]:
+    """Records [first, last) of all lists, `size` at a time; a chunk never spans two lists."""
+    offset = 0
     for number, records in enumerate(lists):
-        start, stop = max(first - before, 0), min(last - before, len(records))
-        for at in range(start, stop, size):
-            part = slice(at, min(at + size, stop))
-            yield _Piece(before + at, number, records.path, records.starts[part], records.ends[part])
-        before += len(records)
+        start, stop = max(first - offset, 0), min(last - offset, len(records))
+        for begin in range(start, stop, size):
+            span = slice(begin, min(begin + size, stop))
+            yield _Chunk(offset + begin, number, records.path, records.starts[span], records.ends[span])
+        offset += len(records)
 
 
 def _executor(records: int) -> Executor:
-    if records <= _ALONE:
+    if records <= _MIN_RECORDS_FOR_PROCESSES:
         return ThreadPoolExecutor(1)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there is a process for each core
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there is already one process per core
     return workers()
 
 
-def _check_piece(piece: _Piece, request: Request, prints: Path | None, folder: Path) -> bool:
-    """Check a piece unless that is done and its images are as they were; whether it had to be."""
-    root = None if request.skip_images else open_store(request.images)
-    done = folder / f"{piece.name}.seen"
-    # Pictures are read and decoded outside the interpreter: threads hide the disk, and more of them the network.
-    remote = root is not None and root.remote
-    with ThreadPoolExecutor(16 if remote else 2) as threads:
-        images = [] if root is None else [(root, name) for name in _images_of(piece.records())]
-        seen = f"{_stamp(images, threads.map if remote else map)} {prints and prints.name}"
-        if done.exists() and done.read_text() == seen:
+def _check_chunk(chunk: _Chunk, request: ValidationRequest, fingerprints: Path | None, folder: Path) -> bool:
+    """Check a chunk unless it is complete and its images have not changed. Returns whether it was checked."""
+    store = None if request.skip_images else open_store(request.images)
+    done = folder / f"{chunk.name}.done"
+    remote = store is not None and store.remote
+    with ThreadPoolExecutor(_REMOTE_READ_THREADS if remote else _READ_THREADS) as threads:
+        images = [] if store is None else [(store, name) for name in _image_names(chunk.records())]
+        stamp = f"{_images_stamp(images, threads.map if remote else map)} {fingerprints and fingerprints.name}"
+        if done.exists() and done.read_text() == stamp:
             return False
         done.unlink(missing_ok=True)
-        leaks = None if prints is None else load_finder(prints)
-        checker = Checker(root, request.kind, request.limits, request.max_text, leaks, request.bands)
-        rows: list[Row] = []
-        rejected: list[Rejected] = []
-        run = map if root is None else threads.map
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow has to say of a file is in the reason, or does not matter
-            for result in run(checker.check, range(piece.first, piece.first + len(piece.starts)), piece.records()):
-                (rows if isinstance(result, Row) else rejected).append(result)  # type: ignore[arg-type]
-    _write_rows(folder / f"{piece.name}.arrow", rows, piece.list)
-    write_bytes(folder / f"{piece.name}.jsonl", jsonl([asdict(row) for row in rejected]))
-    write_bytes(done, seen.encode())
+        finder = None if fingerprints is None else load_finder(fingerprints)
+        checker = RecordChecker(store, request.kind, request.limits, request.max_text, finder, request.bands)
+        accepted, rejected = _check_records(chunk, checker, map if store is None else threads.map)
+    _write_accepted(folder / f"{chunk.name}.arrow", accepted, chunk.list)
+    write_bytes(folder / f"{chunk.name}.jsonl", jsonl(rejected))
+    write_bytes(done, stamp.encode())
     return True
 
 
-def _write_rows(path: Path, rows: list[Row], number: int) -> None:
+def _check_records(
+    chunk: _Chunk, checker: RecordChecker, run: Callable[..., Iterable[AcceptedRow | RejectedRow]]
+) -> tuple[list[AcceptedRow], list[RejectedRow]]:
+    """Check all records of a chunk; `run` is `map` or that of an executor."""
+    accepted: list[AcceptedRow] = []
+    rejected: list[RejectedRow] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's warnings: what matters of them is in the reject reason
+        indices = range(chunk.first, chunk.first + len(chunk.starts))
+        for row in run(checker.check, indices, chunk.records()):
+            if isinstance(row, AcceptedRow):
+                accepted.append(row)
+            else:
+                rejected.append(row)
+    return accepted, rejected
+
+
+def _write_accepted(path: Path, rows: list[AcceptedRow], list_number: int) -> None:
     import pyarrow as pa
 
-    columns = {name: [getattr(row, name) for row in rows] for name in Row.__dataclass_fields__}
-    columns["list"] = [number] * len(rows)
+    columns = {name: [getattr(row, name) for row in rows] for name in AcceptedRow.__dataclass_fields__}
+    columns["list"] = [list_number] * len(rows)
     write_table(path, pa.table(columns, schema=rows_schema()))
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write an Arrow IPC file."""
-    import pyarrow as pa
-
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    write_bytes(path, memoryview(sink.getvalue()))
+# --- images --------------------------------------------------------------------------------------
 
 
-# --- images that are looked at -------------------------------------------------------------------
+def _images_stamp(images: Iterable[tuple[ImageStore, str]], run: Callable[..., Iterable[str]]) -> str:
+    """A hash that changes when an image changes. It covers the stamps of the images, not their bytes."""
 
-
-def _stamp(images: Iterable[tuple[ImageStore, str]], run: Callable[..., Iterable[str]]) -> str:
-    """A hash that changes when any of the images does: of their stamps, not of their bytes."""
-
-    def look(image: tuple[ImageStore, str]) -> str:
+    def stamp(image: tuple[ImageStore, str]) -> str:
+        store, name = image
         try:
-            return image[0].stamp(image[1])
+            return store.stamp(name)
         except ImageError as error:
             return error.reason
 
-    return hashlib.sha256("\n".join(run(look, images)).encode()).hexdigest()
+    return hashlib.sha256("\n".join(run(stamp, images)).encode()).hexdigest()
 
 
-def _images_of(records: Iterable[bytes]) -> Iterator[str]:
-    """The names of the images that well-formed records show."""
+def _image_names(records: Iterable[bytes]) -> Iterator[str]:
+    """The image names of those records that are well-formed and have an image."""
     for raw in records:
         try:
             record = parse_record(raw)
@@ -312,26 +340,26 @@ def _images_of(records: Iterable[bytes]) -> Iterator[str]:
             yield name
 
 
-def _look_at_evaluation(request: Request, folder: Path) -> Path:
-    """Fingerprints of the evaluation images, in a file named after their stamp; unreadable ones are left out."""
-    wanted: dict[tuple[ImageStore, str], None] = {}
-    roots = {place: open_store(place) for place, _ in request.evaluation}
-    for place, records in request.evaluation:
-        for piece in _cut([records], 0, len(records), _PIECE):
-            wanted |= dict.fromkeys((roots[place], name) for name in _images_of(piece.records()))
+def _fingerprint_evaluation(request: ValidationRequest, folder: Path) -> Path:
+    """A file with the fingerprints of all evaluation images, named after their stamp; unreadable images are skipped."""
+    stores = {location: open_store(location) for location, _ in request.evaluation_lists}
+    images: dict[tuple[ImageStore, str], None] = {}
+    for location, records in request.evaluation_lists:
+        for chunk in _chunks([records], 0, len(records), _CHUNK_RECORDS):
+            images |= dict.fromkeys((stores[location], name) for name in _image_names(chunk.records()))
 
-    def look(image: tuple[ImageStore, str]) -> tuple[str, Fingerprint] | None:
-        root, name = image
+    def named_fingerprint(image: tuple[ImageStore, str]) -> tuple[str, Fingerprint] | None:
+        store, name = image
         try:
-            return name, fingerprint(root.read(name))
+            return name, fingerprint(store.read(name))
         except ImageError as error:
-            log.warning("evaluation image %s is left out: %s", name, error)
+            log.warning("evaluation image %s is skipped: %s", name, error)
             return None
 
     with ThreadPoolExecutor() as threads:
-        stamp = _stamp(wanted, threads.map)
+        stamp = _images_stamp(images, threads.map)
         path = folder / f"evaluation-{stamp[:16]}.npz"
         if not path.exists():
-            found = track(threads.map(look, wanted), "looking at evaluation images", len(wanted))
-            save_fingerprints(path, [entry for entry in found if entry is not None])
+            results = track(threads.map(named_fingerprint, images), "fingerprinting evaluation images", len(images))
+            save_fingerprints(path, [entry for entry in results if entry is not None])
     return path

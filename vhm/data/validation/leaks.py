@@ -1,4 +1,4 @@
-"""leaks.html: each training image that is an evaluation image, beside it, for a person to look at."""
+"""leaks.html: each training image that shows an evaluation image, next to that image, for manual review."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vhm.data.images.stores import ImageStore
 from vhm.errors import ImageError
 from vhm.io import write_text
 
-SHOWN = 200
-_SIDE = 220
+MAX_SHOWN = 200
+_SIDE = 220  # pixels of a thumbnail
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Record `index` of a training list shows `image`, which is `evaluation` in an evaluation list."""
+    """Record `index` of a training list has the image `image`, which shows the evaluation image `evaluation`."""
 
     index: int
     image: str
@@ -28,31 +28,32 @@ class Leak:
 
 
 def write_leaks(path: Path, leaks: list[Leak], training: ImageStore, evaluation: Iterable[ImageStore]) -> None:
-    """Write the page; of more than `SHOWN` pairs the first ones. A picture that cannot be read is a note."""
-    roots = list(evaluation)
+    """Write the page with the first `MAX_SHOWN` leaks. An image that cannot be read is replaced by a note."""
+    stores = list(evaluation)
     rows = "".join(
-        f"<tr><td>{leak.index}<td>{_picture(leak.image, [training])}<td>{_picture(leak.evaluation, roots)}"
-        for leak in leaks[:SHOWN]
+        f"<tr><td>{leak.index}<td>{_figure(leak.image, [training])}<td>{_figure(leak.evaluation, stores)}"
+        for leak in leaks[:MAX_SHOWN]
     )
-    more = f"<p>The first {SHOWN} of {len(leaks)} are shown." if len(leaks) > SHOWN else ""
+    note = f"<p>The first {MAX_SHOWN} of {len(leaks)} are shown." if len(leaks) > MAX_SHOWN else ""
     write_text(
         path,
         "<!doctype html><meta charset=utf-8><title>leaks</title>"
         "<style>body{font:14px sans-serif}td{padding:6px;vertical-align:top}figure{margin:0}</style>"
-        f"<h1>{len(leaks)} training images are evaluation images</h1>{more}"
+        f"<h1>{len(leaks)} training images are evaluation images</h1>{note}"
         f"<table><tr><th>record<th>training image<th>evaluation image{rows}</table>\n",
     )
 
 
-def _picture(name: str, roots: list[ImageStore]) -> str:
-    for root in roots:
+def _figure(name: str, stores: list[ImageStore]) -> str:
+    """The image, from the first store that has it, as an HTML figure."""
+    for store in stores:
         try:
-            image = load_image(root.read(name))
+            image = load_image(store.read(name))
         except ImageError:
             continue
         image.thumbnail((_SIDE, _SIDE))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=85)
-        content = base64.b64encode(buffer.getvalue()).decode()
-        return f"<figure><img alt='' src='data:image/jpeg;base64,{content}'><figcaption>{escape(name)}</figcaption></figure>"
+        source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return f"<figure><img alt='' src='{source}'><figcaption>{escape(name)}</figcaption></figure>"
     return f"<i>{escape(name)} cannot be read</i>"

@@ -1,14 +1,14 @@
-"""List file → manifest: every record is accepted or rejected with a reason, and the whole is judged.
+"""List file → manifest: every record is accepted or rejected with a reason, then the complete list is assessed.
 
 DIR/manifest.parquet   accepted records, in the list's order
-DIR/rejected.jsonl     {"index", "id", "reason", "detail"} for each other record
-DIR/validation.json    counts, reasons, what Great Expectations says
-DIR/data_docs/         the same to look at
-DIR/leaks.html         training images beside the evaluation images that they are, where there are any
-DIR/parts/             what was checked so far (vhm/data/validation/chunks.py)
+DIR/rejected.jsonl     {"index", "id", "reason", "detail"} for each rejected record
+DIR/validation.json    counts, reasons, results of Great Expectations
+DIR/data_docs/         the same results as HTML pages of Great Expectations
+DIR/leaks.html         training images next to the evaluation images they show, if there are any
+DIR/chunks/            results of the chunks that are already checked (vhm/data/validation/chunks.py)
 
-Pieces of the list are checked side by side; what must see every record (duplicates, the whole's shares) is done in the
-list's order when all pieces are there. So a merge of shards writes the same bytes as a single run.
+Chunks of the list are checked in parallel. What depends on all records (duplicates, shares of sources) is computed
+when all chunks are checked, in the list's order. So merging splits writes the same bytes as a single run.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
@@ -31,248 +31,287 @@ from vhm.data.images.stores import open_store
 from vhm.data.index import IndexWriter
 from vhm.data.records import image_name
 from vhm.data.validation.chunks import (
-    PARTS,
-    Request,
-    check_shard,
-    pieces_of,
-    read_piece,
+    CHUNKS,
+    ValidationRequest,
+    check_split,
+    chunks_of_splits,
+    read_chunk,
+    read_rejected,
     record_at,
-    rejected_of,
     rows_schema,
     write_table,
 )
-from vhm.data.validation.expectations import Suite, frame_of, judge, judge_file, load_suite, sources_of
+from vhm.data.validation.expectations import (
+    SourceSummary,
+    Suite,
+    SuiteResult,
+    load_suite,
+    run_suite,
+    run_suite_on_file,
+    summarise_sources,
+)
 from vhm.data.validation.leaks import Leak, write_leaks
-from vhm.data.validation.record_checks import LEAK, Kind, Rejected
+from vhm.data.validation.record_checks import LEAK_DETAIL, Kind, RejectedRow
 from vhm.data.validation.stream import RecordList
 from vhm.errors import CheckFailed
-from vhm.io import read_jsonl, sha256_file, write_json
+from vhm.io import JsonObject, sha256_file, write_json
 from vhm.processes import workers
 from vhm.recipe import Expectations
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_MANY = 200_000  # records whose judgement is worth a process of its own
+_MIN_ROWS_FOR_PROCESS = 200_000  # Great Expectations checks fewer rows in this process
 _ROW_GROUP = 16_384
 
 
-@dataclass
+@dataclass(frozen=True)
 class Validation:
-    """What a validation found; `passed` is False when too much was rejected or an expectation failed."""
+    """The result of a validation; `passed` is False if too many records were rejected or an expectation failed.
+
+    `reasons` counts rejected records by reason, the most frequent first. `expectations` is None if no record was
+    accepted.
+    """
 
     kind: Kind
     source: str
-    total: int = 0
-    accepted: int = 0
-    rejected: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
-    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
-    refusal_share: float = 0.0
-    max_rejected: float = 0.01
-    manifest_sha256: str = ""
-    expectations: dict[str, Any] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
+    total: int
+    accepted: int
+    rejected: int
+    reasons: Mapping[str, int]
+    sources: tuple[SourceSummary, ...]
+    refusal_share: float
+    max_rejected: float
+    manifest_sha256: str
+    expectations: SuiteResult | None
+    failures: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
         return not self.failures
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"passed": self.passed}
+    def to_dict(self) -> JsonObject:
+        """The content of validation.json."""
+        content = asdict(self)
+        content["sources"] = {row.pop("source"): row for row in content["sources"]}
+        content["expectations"] = content["expectations"] or {}
+        return content | {"passed": self.passed}
 
 
 def validate(
-    request: Request,
+    request: ValidationRequest,
     out: Path,
     max_rejected: float = 0.01,
     expect: Expectations | None = None,
-    shard: tuple[int, int] = (0, 1),
+    split: tuple[int, int] = (0, 1),
     merge: Sequence[Path] = (),
 ) -> Validation:
     """Check the lists and write the manifest to `out`.
 
-    `expect` are the thresholds that the whole is judged by. `shard` (i, n) takes the i-th of n equal parts; `merge`
-    are directories of all shards, whose results are joined without checking anything again. Raises InputError when
-    a list cannot be read; what is wrong with single records is never raised, but counted in the result.
+    `expect` are the thresholds for the complete list. `split` (i, n) checks split i of n; `merge` are the output
+    directories of all splits, whose results are joined without checking records again. Raises InputError when a list
+    cannot be read; errors in single records are never raised, but counted in the result.
     """
-    pieces = pieces_of(merge, request) if merge else check_shard(request, out, shard)
+    chunks = chunks_of_splits(merge, request) if merge else check_split(request, out, split)
     thresholds = (expect or Expectations()).model_dump() | {"max_text": request.max_text}
-    suite = load_suite(request.kind, thresholds)
-    told = ", ".join(map(str, request.sources))
-    result = _join(pieces, Validation(request.kind, told, max_rejected=max_rejected), suite, out)
+    result = _join(chunks, request, max_rejected, load_suite(request.kind, thresholds), out)
     (out / "leaks.html").unlink(missing_ok=True)
     if "leak" in result.reasons:
-        places = sorted({str(root) for root, _ in request.evaluation})
-        leaks = list(_leaks(out, request.lists))
-        write_leaks(out / "leaks.html", leaks, open_store(request.images), map(open_store, places))
+        _write_leaks(request, out)
     write_json(out / "validation.json", result.to_dict())
-    if shard == (0, 1):
-        shutil.rmtree(out / PARTS, ignore_errors=True)
+    if split == (0, 1):
+        shutil.rmtree(out / CHUNKS, ignore_errors=True)
     return result
 
 
 def require_passed(result: Validation, out: Path) -> None:
-    """Raise CheckFailed with the first failure, and where to read more."""
+    """Raise CheckFailed with the first failure and the file with details."""
     if not result.passed:
         raise CheckFailed(f"{result.source}: {result.failures[0]}; see {out / 'rejected.jsonl'}")
 
 
-def _judge(result: Validation, rows: pa.Table, sources: pa.Table, suite: Suite, out: Path) -> None:
-    share = result.rejected / max(result.total, 1)
-    if not len(rows):
-        result.failures.append(f"no record of {result.total} was accepted")
-        return
-    if share > result.max_rejected:
-        worst = ", ".join(f"{count} {reason}" for reason, count in list(result.reasons.items())[:3])
-        result.failures.append(
-            f"{result.rejected} of {result.total} records rejected ({share:.1%}, at most "
-            f"{result.max_rejected:.1%} allowed): {worst}"
-        )
-    rest = (sources, suite, result.kind, out / "data_docs")
-    if len(rows) <= _MANY:
-        result.expectations = judge(frame_of(rows, suite), *rest)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "rows.arrow"
-            write_table(path, rows)
-            with workers(1) as process:
-                result.expectations = process.submit(judge_file, path, *rest).result()
-    for failure in result.expectations["failed"]:
-        result.failures.append(f"expectation failed: {failure}")
+# --- the complete list ---------------------------------------------------------------------------
 
 
-def _leaks(out: Path, lists: list[RecordList]) -> Iterator[Leak]:
-    """The leaks among what was rejected, with their records' images."""
-    for row in read_jsonl(out / "rejected.jsonl"):
-        if row["reason"] == "leak":
-            shown = str(image_name(record_at(lists, row["index"])))
-            yield Leak(row["index"], shown, row["detail"].removeprefix(LEAK))
-
-
-# --- the whole -----------------------------------------------------------------------------------
-
-
-def _join(pieces: list[Path], result: Validation, suite: Suite, out: Path) -> Validation:
-    """Find duplicates, write manifest and rejections in the list's order, and judge the whole."""
-    kept, duplicates = _duplicates(pieces)
+def _join(chunks: list[Path], request: ValidationRequest, max_rejected: float, suite: Suite, out: Path) -> Validation:
+    """Find duplicates, write manifest and rejected records in the list's order, and assess the complete list."""
+    keep, duplicates = _find_duplicates(chunks)
     out.mkdir(parents=True, exist_ok=True)
-    columns = _write_manifest(pieces, kept, out / "manifest.parquet")
-    reasons: Counter[str] = Counter()
-    _write_rejected(pieces, [row for _, row in duplicates], reasons, out / "rejected.jsonl")
-    result.accepted, result.rejected = len(columns), reasons.total()
-    result.total = result.accepted + result.rejected
-    result.reasons = dict(reasons.most_common())
-    sources = sources_of(columns, Counter(source for source, _ in duplicates))
-    result.sources = {row.pop("source"): row for row in sources.to_pylist()}
-    result.refusal_share = (columns["refusal"].to_numpy().mean() if len(columns) else 0.0).__float__()
-    result.manifest_sha256 = sha256_file(out / "manifest.parquet")
-    _judge(result, columns, sources, suite, out)
-    return result
+    columns = _write_manifest(chunks, keep, out / "manifest.parquet")
+    reasons = _write_rejected(chunks, [row for _, row in duplicates], out / "rejected.jsonl")
+    sources = summarise_sources(columns, Counter(source for source, _ in duplicates))
+    accepted = len(columns)
+    expectations = _run_suite(columns, sources, suite, out / "data_docs") if accepted else None
+    return Validation(
+        kind=request.kind,
+        source=", ".join(map(str, request.sources)),
+        total=accepted + reasons.total(),
+        accepted=accepted,
+        rejected=reasons.total(),
+        reasons=dict(reasons.most_common()),
+        sources=tuple(SourceSummary(**row) for row in sources.to_pylist()),
+        refusal_share=float(columns["refusal"].to_numpy().mean()) if accepted else 0.0,
+        max_rejected=max_rejected,
+        manifest_sha256=sha256_file(out / "manifest.parquet"),
+        expectations=expectations,
+        failures=tuple(_failures(accepted, reasons, max_rejected, expectations)),
+    )
 
 
-def _duplicates(pieces: list[Path]) -> tuple[list[NDArray[np.bool_]], list[tuple[str, Rejected]]]:
-    """Which rows of each piece to keep, and (source, row) of the others: an id or a content that was there.
+def _run_suite(columns: pa.Table, sources: pa.Table, suite: Suite, docs: Path) -> SuiteResult:
+    """Run the suite; for many rows in a separate process, so that its memory is freed afterwards."""
+    if len(columns) <= _MIN_ROWS_FOR_PROCESS:
+        return run_suite(columns, sources, suite, docs)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.arrow"
+        write_table(path, columns)
+        with workers(1) as process:
+            return process.submit(run_suite_on_file, path, sources, suite, docs).result()
 
-    Only hashes that come more than once are looked at one by one: the others need no memory each.
-    """
-    repeated = _repeated(pieces, "id_hash") | _repeated(pieces, "content_hash")
-    lengths = [len(read_piece(piece, ["index"])) for piece in pieces]
-    kept = [np.ones(length, bool) for length in lengths]
-    starts = np.cumsum([0, *lengths])
+
+def _failures(
+    accepted: int, reasons: Counter[str], max_rejected: float, expectations: SuiteResult | None
+) -> Iterator[str]:
+    rejected = reasons.total()
+    total = accepted + rejected
+    if expectations is None:
+        yield f"no record of {total} was accepted"
+        return
+    if rejected / total > max_rejected:
+        frequent = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
+        share = f"{rejected / total:.1%}, at most {max_rejected:.1%} allowed"
+        yield f"{rejected} of {total} records rejected ({share}): {frequent}"
+    for failure in expectations.failed:
+        yield f"expectation failed: {failure}"
+
+
+def _find_duplicates(chunks: list[Path]) -> tuple[list[NDArray[np.bool_]], list[tuple[str, RejectedRow]]]:
+    """Which rows of each chunk to keep, and (source, rejection) of the others: their id or content occurred before."""
+    lengths = [len(read_chunk(chunk, ["index"])) for chunk in chunks]
+    keep = [np.ones(length, bool) for length in lengths]
     ids: set[bytes] = set()
     contents: dict[bytes, int] = {}
-    found = []
-    rows: Any = None
-    of = -1
-    for place in np.flatnonzero(repeated).tolist():
-        piece = int(np.searchsorted(starts, place, "right")) - 1
-        if piece != of:
-            rows, of = read_piece(pieces[piece], ["index", "id", "source", "id_hash", "content_hash"]), piece
-        row = rows.slice(place - int(starts[piece]), 1).to_pylist()[0]
-        name, content = row["id_hash"], row["content_hash"]
-        if name is not None and name in ids:
-            reason, detail = "duplicate_id", "an earlier record has this id"
-        elif content in contents:
-            reason, detail = "duplicate", f"same image and text as record {contents[content]}"
+    duplicates: list[tuple[str, RejectedRow]] = []
+    for chunk, offset, row in _rows_with_repeated_hashes(chunks, lengths):
+        if row["id_hash"] is not None and row["id_hash"] in ids:
+            reason, detail = "duplicate_id", "an earlier record has the same id"
+        elif row["content_hash"] in contents:
+            reason, detail = "duplicate", f"record {contents[row['content_hash']]} has the same image and text"
         else:
-            contents[content] = row["index"]
-            if name is not None:
-                ids.add(name)
+            contents[row["content_hash"]] = row["index"]
+            if row["id_hash"] is not None:
+                ids.add(row["id_hash"])
             continue
-        kept[piece][place - int(starts[piece])] = False
-        found.append((row["source"], Rejected(row["index"], row["id"], reason, detail)))
-    return kept, found
+        keep[chunk][offset] = False
+        duplicates.append((row["source"], RejectedRow(row["index"], row["id"], reason, detail)))
+    return keep, duplicates
 
 
-def _repeated(pieces: list[Path], column: str) -> NDArray[np.bool_]:
-    """Which rows have a hash that comes more than once; by its first 8 bytes, so a few may that do not."""
-    starts, valid = [np.zeros(0, np.uint64)], [np.zeros(0, bool)]
-    for piece in pieces:
-        for chunk in read_piece(piece, [column])[column].chunks:
-            content = np.frombuffer(chunk.buffers()[1], np.uint64).reshape(-1, 2)
-            starts.append(content[chunk.offset : chunk.offset + len(chunk), 0].copy())
-            valid.append(chunk.is_valid().to_numpy(zero_copy_only=False))
-    first, known = np.concatenate(starts), np.concatenate(valid)
-    # A record without a hash shares it with nobody: among those that have one, equal neighbours when sorted.
-    places = np.flatnonzero(known)
-    order = places[np.argsort(first[places], kind="stable")]
-    same = first[order[1:]] == first[order[:-1]]
-    repeated = np.zeros(len(first), bool)
-    repeated[order[1:][same]] = True
-    repeated[order[:-1][same]] = True
+def _rows_with_repeated_hashes(chunks: list[Path], lengths: list[int]) -> Iterator[tuple[int, int, JsonObject]]:
+    """(chunk number, offset in the chunk, row) of each row with a hash that occurs more than once.
+
+    Only these rows are held in memory as objects.
+    """
+    repeated = np.flatnonzero(_is_repeated(chunks, "id_hash") | _is_repeated(chunks, "content_hash"))
+    starts = np.cumsum([0, *lengths])
+    numbers = np.searchsorted(starts, repeated, "right") - 1
+    for number in np.unique(numbers).tolist():
+        rows = read_chunk(chunks[number], ["index", "id", "source", "id_hash", "content_hash"])
+        for offset in (repeated[numbers == number] - starts[number]).tolist():
+            yield number, offset, rows.slice(offset, 1).to_pylist()[0]
+
+
+def _is_repeated(chunks: list[Path], column: str) -> NDArray[np.bool_]:
+    """Which rows have a hash that occurs more than once. Compares 8 bytes: a few rows may be marked wrongly."""
+    prefixes, valid = [np.zeros(0, np.uint64)], [np.zeros(0, bool)]
+    for chunk in chunks:
+        for array in read_chunk(chunk, [column])[column].chunks:
+            content = np.frombuffer(array.buffers()[1], np.uint64).reshape(-1, 2)
+            prefixes.append(content[array.offset : array.offset + len(array), 0].copy())
+            valid.append(array.is_valid().to_numpy(zero_copy_only=False))
+    hashes, known = np.concatenate(prefixes), np.concatenate(valid)
+    # Rows without a hash are never repeated. Among the others, equal hashes are neighbours when sorted.
+    rows = np.flatnonzero(known)
+    order = rows[np.argsort(hashes[rows], kind="stable")]
+    equal = hashes[order[1:]] == hashes[order[:-1]]
+    repeated = np.zeros(len(hashes), bool)
+    repeated[order[1:][equal]] = True
+    repeated[order[:-1][equal]] = True
     return repeated
 
 
-def _write_manifest(pieces: list[Path], kept: list[NDArray[np.bool_]], path: Path) -> pa.Table:
-    """Write the manifest, in row groups that do not depend on the pieces, and what training maps of it.
+# --- files ---------------------------------------------------------------------------------------
 
-    Returns the columns that the whole is judged by.
+
+def _write_manifest(chunks: list[Path], keep: list[NDArray[np.bool_]], path: Path) -> pa.Table:
+    """Write the manifest and its memory-mapped index; the row groups do not depend on the chunks.
+
+    Returns the columns that the complete list is assessed by.
     """
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     stored = [name for name in rows_schema().names if name not in ("id_hash", "content_hash")]
     schema = pa.schema([rows_schema().field(name) for name in stored])
-    judged = ["source", "width", "height", "turns", "text_length", "answer_length", "refusal"]
-    light = pa.schema(
-        [
-            pa.field(name, pa.dictionary(pa.int32(), pa.string()) if name == "source" else schema.field(name).type)
-            for name in judged
-        ]
-    )
-    columns = [light.empty_table()]
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    assessed = _assessed_schema()
+    columns = [assessed.empty_table()]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with (
-            parquet.ParquetWriter(beside, schema, compression="zstd") as manifest,
+            parquet.ParquetWriter(temporary, schema, compression="zstd") as manifest,
             IndexWriter.of_manifest(path) as index,
         ):
-            waiting = schema.empty_table()
-            for piece, keep in zip(pieces, kept, strict=True):
-                accepted = read_piece(piece, stored).filter(pa.array(keep))
-                columns.append(accepted.select(judged).cast(light))
-                waiting = pa.concat_tables([waiting, accepted])
-                while len(waiting) >= _ROW_GROUP:
-                    manifest.write_table(waiting.slice(0, _ROW_GROUP).combine_chunks())
-                    waiting = waiting.slice(_ROW_GROUP).combine_chunks()
+            pending = schema.empty_table()
+            for chunk, kept in zip(chunks, keep, strict=True):
+                accepted = read_chunk(chunk, stored).filter(pa.array(kept))
+                columns.append(accepted.select(assessed.names).cast(assessed))
+                pending = pa.concat_tables([pending, accepted])
+                while len(pending) >= _ROW_GROUP:
+                    manifest.write_table(pending.slice(0, _ROW_GROUP).combine_chunks())
+                    pending = pending.slice(_ROW_GROUP).combine_chunks()
                 index.write(accepted)
-            if len(waiting):
-                manifest.write_table(waiting)
+            if len(pending):
+                manifest.write_table(pending)
             index.mark(manifest)
             manifest.close()
-            os.replace(beside, path)
+            os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return pa.concat_tables(columns).unify_dictionaries()
 
 
-def _write_rejected(pieces: list[Path], duplicates: list[Rejected], reasons: Counter[str], path: Path) -> None:
-    """Rejections of the pieces and duplicates, in the list's order; counts them in `reasons`."""
-    stored = (row for piece in pieces for row in rejected_of(piece))
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with beside.open("wb") as file:
-        for row in heapq.merge(stored, map(asdict, duplicates), key=lambda row: row["index"]):
-            reasons[row["reason"]] += 1
+def _assessed_schema() -> pa.Schema:
+    """The columns that the complete list is assessed by; sources are dictionary-encoded to save memory."""
+    import pyarrow as pa
+
+    numbers = ["width", "height", "turns", "text_length", "answer_length", "refusal"]
+    source = pa.field("source", pa.dictionary(pa.int32(), pa.string()))
+    return pa.schema([source, *(pa.field(name, rows_schema().field(name).type) for name in numbers)])
+
+
+def _write_rejected(chunks: list[Path], duplicates: list[RejectedRow], path: Path) -> Counter[str]:
+    """Write the rejected records of all chunks and the duplicates, in the list's order. Returns counts by reason."""
+    reasons: Counter[str] = Counter()
+    stored = (row for chunk in chunks for row in read_rejected(chunk.with_suffix(".jsonl")))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with temporary.open("wb") as file:
+        for row in heapq.merge(stored, duplicates, key=lambda row: row.index):
+            reasons[row.reason] += 1
             file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-    os.replace(beside, path)
+    os.replace(temporary, path)
+    return reasons
+
+
+def _write_leaks(request: ValidationRequest, out: Path) -> None:
+    locations = sorted({str(images) for images, _ in request.evaluation_lists})
+    leaks = list(_leaks(out / "rejected.jsonl", request.lists))
+    write_leaks(out / "leaks.html", leaks, open_store(request.images), map(open_store, locations))
+
+
+def _leaks(rejected: Path, lists: list[RecordList]) -> Iterator[Leak]:
+    """The leaks among the rejected records, with the images of their records."""
+    for row in read_rejected(rejected):
+        if row.reason == "leak":
+            record = record_at(lists, row.index)
+            assert isinstance(record, dict)  # other records are rejected before their images are compared
+            yield Leak(row.index, str(image_name(record)), row.detail.removeprefix(LEAK_DETAIL))
