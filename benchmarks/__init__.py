@@ -1,2 +1,1 @@
-"""`make bench`: every figure is a ratio against a named baseline in the same run, after a check that both
-give the same result."""
+"""`make bench`: each number is a ratio to a named baseline in the same run, after both are checked to agree."""

@@ -1,4 +1,4 @@
-"""Runs the benchmarks and prints one table: `python -m benchmarks [NAME …]`, all without a name."""
+"""Runs the named benchmarks, or all, and prints one table: `python -m benchmarks [NAME …]`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.nn import functional
 from benchmarks.conversion import conversion
 from benchmarks.images import images, pixels
 from benchmarks.lists import lists
-from benchmarks.timing import Figure, compare
+from benchmarks.timing import Comparison, compare
 
 
-def loss_head() -> Figure:
-    """Loss at labelled positions only, against full logits; hidden 1024, vocabulary 32000, 18 % labelled."""
+def loss_head() -> Comparison:
+    """Loss at labelled positions only, compared with full logits: hidden size 1024, vocabulary 32000, 18 % labelled."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn((2, 706, 1024), generator=generator, requires_grad=True)
     labels = torch.randint(0, 32000, (2, 706), generator=generator)
@@ -30,8 +30,8 @@ def loss_head() -> Figure:
         return loss
 
     def labelled() -> torch.Tensor:
-        wanted = labels != -100
-        loss = functional.cross_entropy(head(hidden[wanted]), labels[wanted], reduction="sum")
+        mask = labels != -100
+        loss = functional.cross_entropy(head(hidden[mask]), labels[mask], reduction="sum")
         loss.backward()
         return loss
 
@@ -40,7 +40,7 @@ def loss_head() -> Figure:
 
 
 def scoring() -> list[str]:
-    """100,000 answers of each type; no baseline, seconds alone."""
+    """Seconds for 100,000 answers of each type; there is no baseline."""
     from vhm.evaluate.metrics import score
     from vhm.evaluate.tasks import TYPES
 
@@ -75,7 +75,7 @@ BENCHMARKS: dict[str, Callable[[], Iterable[object]]] = {
 def main() -> None:
     unknown = [name for name in sys.argv[1:] if name not in BENCHMARKS]
     if unknown:
-        sys.exit(f"no benchmark {unknown[0]!r}: there are {', '.join(BENCHMARKS)}")
+        sys.exit(f"unknown benchmark {unknown[0]!r}: use {', '.join(BENCHMARKS)}")
     for name in sys.argv[1:] or BENCHMARKS:
         for line in BENCHMARKS[name]():
             print(line, flush=True)

@@ -1,6 +1,6 @@
-"""Conversion of a checkpoint of 7B's shape (13.5 GB in half precision) against copying its files.
+"""Converts a checkpoint with the shapes of a 7B model (13.5 GB in half precision), compared with copying its files.
 
-Both read from the page cache as far as it holds, and both end with their bytes on the disk.
+Both read from the page cache as far as the files fit, and both end with synchronised files.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ print(time.perf_counter() - start, int(peak) / 2**20)
 
 
 def conversion(runs: int = 3) -> Iterator[str]:
-    """Seconds and peak memory of `vhm convert`, and the ratio of its speed to `cp` in turns with it."""
-    with tempfile.TemporaryDirectory(prefix="vhm-bench-") as place:
-        source, out = Path(place) / "reference", Path(place) / "out"
+    """Speed and peak memory of `vhm convert`, compared with `cp` in alternating runs."""
+    with tempfile.TemporaryDirectory(prefix="vhm-bench-") as folder:
+        source, out = Path(folder) / "reference", Path(folder) / "out"
         size = write_checkpoint(source)
         times: dict[str, list[float]] = {"cp": [], "convert": []}
         peak = 0.0
@@ -54,55 +54,56 @@ def conversion(runs: int = 3) -> Iterator[str]:
             times["cp"].append(time.perf_counter() - start)
             shutil.rmtree(out)
             command = [sys.executable, "-c", _CONVERT, str(source), str(out)]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-            times["convert"].append(float(said[-2]))
-            peak = max(peak, float(said[-1]))
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+            times["convert"].append(float(printed[-2]))
+            peak = max(peak, float(printed[-1]))
             shutil.rmtree(out)
         copied, converted = (size / 1e9 / sorted(t)[len(t) // 2] for t in (times["cp"], times["convert"]))
         yield (
-            f"converting {size / 1e9:.1f} GB of 7B's shape     {converted:6.2f} GB/s, {100 * converted / copied:.0f} % of "
-            f"cp's {copied:.2f} GB/s, peak memory {peak:.1f} GB"
+            f"converting {size / 1e9:.1f} GB of 7B's shape     {converted:6.2f} GB/s, "
+            f"{100 * converted / copied:.0f} % of cp's {copied:.2f} GB/s, peak memory {peak:.1f} GB"
         )
 
 
 def write_checkpoint(folder: Path, layers: int = 32) -> int:
-    """A reference checkpoint of 7B's shape with drawn weights; its bytes."""
+    """Write a reference checkpoint with the shapes of a 7B model and random weights; return its size in bytes."""
     (folder / "vision_tower").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(_LLM | {"num_hidden_layers": layers}))
     (folder / "vision_tower" / "config.json").write_text(json.dumps(_TOWER))
     _write_tokenizer(folder)
     pool = (torch.randn(2**25, generator=torch.Generator().manual_seed(0)) / 50).half()
 
-    def draw(*shape: int) -> torch.Tensor:
+    def random(*shape: int) -> torch.Tensor:
         count = int(torch.tensor(shape).prod())
         return pool.repeat(-(-count // len(pool)))[:count].view(shape).clone()
 
-    parts = [{"model.embed_tokens.weight": draw(32000, 4096), "lm_head.weight": draw(32000, 4096)}]
-    parts[0] |= {"model.norm.weight": draw(4096), "model.mm_projector.0.weight": draw(4096, 3072)}
-    parts[0] |= {"model.mm_projector.2.weight": draw(4096, 4096)}
-    parts[0] |= {f"model.mm_projector.{n}.bias": draw(4096) for n in (0, 2)}
-    for number, part in enumerate([*parts, *range(layers)]):
-        torch.save(_layer(part, draw) if isinstance(part, int) else part, folder / f"pytorch_model-{number:05d}.bin")
-    torch.save(_tower(draw), folder / "vision_tower" / "pytorch_model.bin")
+    outer = {"model.embed_tokens.weight": random(32000, 4096), "lm_head.weight": random(32000, 4096)}
+    outer |= {"model.norm.weight": random(4096), "model.mm_projector.0.weight": random(4096, 3072)}
+    outer |= {"model.mm_projector.2.weight": random(4096, 4096)}
+    outer |= {f"model.mm_projector.{n}.bias": random(4096) for n in (0, 2)}
+    torch.save(outer, folder / "pytorch_model-00000.bin")
+    for layer in range(layers):
+        torch.save(_layer(layer, random), folder / f"pytorch_model-{layer + 1:05d}.bin")
+    torch.save(_tower(random), folder / "vision_tower" / "pytorch_model.bin")
     os.sync()
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _layer(number: int, draw: Callable[..., torch.Tensor]) -> dict[str, torch.Tensor]:
+def _layer(number: int, random: Callable[..., torch.Tensor]) -> dict[str, torch.Tensor]:
     stem = f"model.layers.{number}"
-    layer = {f"{stem}.self_attn.{k}_proj.weight": draw(4096, 4096) for k in "qkvo"}
-    layer |= {f"{stem}.mlp.{k}_proj.weight": draw(11008, 4096) for k in ("gate", "up")}
-    layer |= {f"{stem}.{k}_layernorm.weight": draw(4096) for k in ("input", "post_attention")}
-    return layer | {f"{stem}.mlp.down_proj.weight": draw(4096, 11008)}
+    layer = {f"{stem}.self_attn.{k}_proj.weight": random(4096, 4096) for k in "qkvo"}
+    layer |= {f"{stem}.mlp.{k}_proj.weight": random(11008, 4096) for k in ("gate", "up")}
+    layer |= {f"{stem}.{k}_layernorm.weight": random(4096) for k in ("input", "post_attention")}
+    return layer | {f"{stem}.mlp.down_proj.weight": random(4096, 11008)}
 
 
-def _tower(draw: Callable[..., torch.Tensor]) -> dict[str, torch.Tensor]:
+def _tower(random: Callable[..., torch.Tensor]) -> dict[str, torch.Tensor]:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     with torch.device("meta"):
         shapes = CLIPVisionModel(CLIPVisionConfig.from_dict(_TOWER)).state_dict()
     named = {name.removeprefix("vision_model."): tensor.shape for name, tensor in shapes.items()}
-    return {f"vision_model.{name}": draw(*shape) for name, shape in named.items() if "position_ids" not in name}
+    return {f"vision_model.{name}": random(*shape) for name, shape in named.items() if "position_ids" not in name}
 
 
 def _write_tokenizer(folder: Path) -> None:

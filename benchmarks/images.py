@@ -1,4 +1,4 @@
-"""JPEG bytes → the vision tower's input, and validating a list with its images, against what a decoder alone does."""
+"""JPEG bytes → the vision tower's input, and validation of a list with images, compared with the decoder alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def jpeg(side: int, seed: int = 0) -> bytes:
 
 
 def pixels(side: int) -> str:
-    """JPEG bytes → 3×336×336 float, against PIL and Hugging Face's PIL processor."""
+    """JPEG bytes → 3×336×336 float, compared with PIL and Hugging Face's PIL processor."""
     import simplejpeg
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
@@ -36,7 +36,6 @@ def pixels(side: int) -> str:
     from vhm.data.images.transform import ImageTransform
 
     transform = ImageTransform(336)
-
     content = jpeg(side)
     size = {"height": 336, "width": 336}
     processor = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": 336}, crop_size=size)
@@ -48,18 +47,18 @@ def pixels(side: int) -> str:
         return processor(Image.open(io.BytesIO(content)).convert("RGB"), return_tensors="pt")["pixel_values"]
 
     assert torch.allclose(ours(), baseline(), rtol=0, atol=1e-6)
-    figure = compare(f"JPEG {side}² → 3×336×336", "PIL + Hugging Face's processor", ours, baseline)
+    comparison = compare(f"JPEG {side}² → 3×336×336", "PIL + Hugging Face's processor", ours, baseline)
     limit = compare("", "", lambda: bicubic(simplejpeg.decode_jpeg(content), 336, 336), ours)
-    return f"{figure}; {limit.ours / limit.baseline:.0%} of decoder + resize alone"
+    return f"{comparison}; {limit.ours / limit.baseline:.0%} of decoder + resize alone"
 
 
 def images(few: int = 4_000, many: int = 20_000, side: int = 1024) -> Iterator[str]:
-    """`vhm validate` of a list with images, and the decoder alone on the same files and all cores.
+    """`vhm validate` of a list with images, compared with the decoder alone on the same files and all cores.
 
-    The difference of two lists counts: a run's seconds of starting processes and of Great Expectations do not grow.
+    Measures the difference of two lists, because starting processes and Great Expectations take a constant time.
     """
-    with tempfile.TemporaryDirectory(prefix="vhm-bench-") as place:
-        root = Path(place) / "images"
+    with tempfile.TemporaryDirectory(prefix="vhm-bench-") as folder:
+        root = Path(folder) / "images"
         root.mkdir()
         contents = [jpeg(side, seed) for seed in range(40)]
         for number in range(many):
@@ -68,21 +67,22 @@ def images(few: int = 4_000, many: int = 20_000, side: int = 1024) -> Iterator[s
                 path.write_bytes(contents[number])
             else:
                 os.link(root / f"{number % len(contents)}.jpg", path)
-        took = [_validate(Path(place), root, count) for count in (few, many)]
-        ours = (many - few) / (took[1] - took[0])
-        rows = [str(root / f"{number}.jpg") for number in range(many - few)]
+        seconds = [_validate(Path(folder), root, count) for count in (few, many)]
+        ours = (many - few) / (seconds[1] - seconds[0])
+        paths = [str(root / f"{number}.jpg") for number in range(many - few)]
         with ProcessPoolExecutor() as processes:
-            list(processes.map(_decode, rows[:64], chunksize=8))
+            list(processes.map(_decode, paths[:64], chunksize=8))
             start = time.perf_counter()
-            list(processes.map(_decode, rows, chunksize=64))
-            alone = len(rows) / (time.perf_counter() - start)
+            list(processes.map(_decode, paths, chunksize=64))
+            decoded = len(paths) / (time.perf_counter() - start)
         yield (
-            f"validating with images of {side}² {ours:13.0f} images/s, {ours / alone:.0%} of the decoder alone "
-            f"({alone:.0f}/s on {os.cpu_count()} cores)"
+            f"validating with images of {side}² {ours:13.0f} images/s, {ours / decoded:.0%} of the decoder alone "
+            f"({decoded:.0f}/s on {os.cpu_count()} cores)"
         )
 
 
-def _validate(place: Path, root: Path, count: int) -> float:
+def _validate(folder: Path, root: Path, count: int) -> float:
+    """Seconds of `vhm validate` for a list of `count` records."""
     turns = [{"from": "human", "value": "<image>\nDescribe."}]
     records = [
         {
@@ -92,10 +92,10 @@ def _validate(place: Path, root: Path, count: int) -> float:
         }
         for n in range(count)
     ]
-    (place / "list.json").write_text(json.dumps(records))
-    command = [sys.executable, "-m", "vhm.cli", "validate", str(place / "list.json"), "--images", str(root)]
+    (folder / "list.json").write_text(json.dumps(records))
+    command = [sys.executable, "-m", "vhm.cli", "validate", str(folder / "list.json"), "--images", str(root)]
     start = time.perf_counter()
-    subprocess.run([*command, "--out", str(place / f"out{count}")], check=True, capture_output=True)
+    subprocess.run([*command, "--out", str(folder / f"out{count}")], check=True, capture_output=True)
     return time.perf_counter() - start
 
 

@@ -1,4 +1,4 @@
-"""A list of 1.4 million records: validating it, opening and reading its index, against json.load of the same list."""
+"""Validates a list of 1.4 million records, opens and reads its index; compared with json.load of the same list."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _INDEX = """
 import random, sys, time
 from vhm.data.index import open_index
 import pyarrow
-def private():  # what is not the file's: pages of a file just written count as dirty, and as private
+def private():  # anonymous memory: pages of a file that was just written are dirty, and count as private, too
     return sum(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Anonymous:")) / 1024
 before, start = private(), time.perf_counter()
 index = open_index(sys.argv[1])
 opened = time.perf_counter() - start
-places = random.Random(0).choices(range(len(index)), k=20_000)
+indices = random.Random(0).choices(range(len(index)), k=20_000)
 times = []
-for place in places:
+for i in indices:
     start = time.perf_counter()
-    index[place]
+    index[i]
     times.append(time.perf_counter() - start)
 print(opened, sorted(times)[len(times) // 2] * 1e6, private() - before)
 """
@@ -34,23 +34,24 @@ _LOAD = "import json, sys, time; s = time.perf_counter(); json.load(open(sys.arg
 
 
 def lists(records: int = 1_400_000) -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="vhm-bench-") as place:
-        source, out = Path(place) / "list.json", Path(place) / "out"
+    """Seconds and memory of `vhm validate`, of opening its index and of reading a record."""
+    with tempfile.TemporaryDirectory(prefix="vhm-bench-") as folder:
+        source, out = Path(folder) / "list.json", Path(folder) / "out"
         size = write_list(source, records)
-        command = [sys.executable, "-m", "vhm.cli", "validate", str(source), "--images", place, "--skip-images"]
+        command = [sys.executable, "-m", "vhm.cli", "validate", str(source), "--images", folder, "--skip-images"]
         start = time.perf_counter()
         subprocess.run([*command, "--kind", "pretrain", "--out", str(out)], check=True, capture_output=True)
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         start = time.perf_counter()
-        while_scanning = _scan(source)
+        elements = _scan(source)
         scanned = time.perf_counter() - start
         yield (
             f"validating {records} records, {size / 1e9:.2f} GB {seconds:9.1f} s, largest process {peak:.2f} GB; "
-            f"finding the {while_scanning} records alone takes {scanned:.1f} s"
+            f"finding the {elements} records alone takes {scanned:.1f} s"
         )
-        [loaded] = _figures(_LOAD, source)
-        opened, read, private = _figures(_INDEX, out / "manifest.parquet")
+        [loaded] = _numbers(_LOAD, source)
+        opened, read, private = _numbers(_INDEX, out / "manifest.parquet")
         yield (
             f"index of {records} records {1e3 * opened:22.1f} ms, {loaded / opened:.0f}× faster than json.load; "
             f"a random record {read:.0f} µs (median), {private:.0f} MB private"
@@ -58,12 +59,12 @@ def lists(records: int = 1_400_000) -> Iterator[str]:
 
 
 def write_list(path: Path, records: int) -> int:
-    """A list of drawn captions; its bytes."""
-    draw = random.Random(0)
+    """Write a list of random captions; return its size in bytes."""
+    rng = random.Random(0)
     with path.open("w") as file:
         file.write("[")
         for number in range(records):
-            answer = " ".join(draw.choices(_WORDS, k=75))
+            answer = " ".join(rng.choices(_WORDS, k=75))
             turns = [
                 {"from": "human", "value": "<image>\nDescribe the image in detail."},
                 {"from": "gpt", "value": answer},
@@ -85,6 +86,6 @@ def _scan(source: Path) -> int:
     return len(open_list(source))
 
 
-def _figures(program: str, argument: Path) -> list[float]:
-    done = subprocess.run([sys.executable, "-c", program, str(argument)], check=True, capture_output=True, text=True)
-    return [float(word) for word in done.stdout.split()]
+def _numbers(program: str, argument: Path) -> list[float]:
+    process = subprocess.run([sys.executable, "-c", program, str(argument)], check=True, capture_output=True, text=True)
+    return [float(word) for word in process.stdout.split()]

@@ -1,4 +1,4 @@
-"""Two ways to do the same, timed in turns."""
+"""Times two implementations of the same function alternately."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Figure:
-    """`ours` and `baseline` in seconds, medians of interleaved runs."""
+class Comparison:
+    """`ours` and `baseline` are medians of alternating runs, in seconds."""
 
     name: str
     baseline_name: str
@@ -24,13 +24,13 @@ class Figure:
 
 def compare(
     name: str, baseline_name: str, ours: Callable[[], object], baseline: Callable[[], object], seconds: float = 2.0
-) -> Figure:
-    """Time both in turns for about `seconds`, but 9 times at least, after one warm-up each."""
+) -> Comparison:
+    """Time both alternately for about `seconds`, but at least 9 times each, after one warm-up run."""
     ours(), baseline()
     times: tuple[list[float], list[float]] = ([], [])
     while len(times[0]) < 9 or sum(map(sum, times)) < seconds:
-        for index, work in enumerate((ours, baseline)):
+        for index, function in enumerate((ours, baseline)):
             start = time.perf_counter()
-            work()
+            function()
             times[index].append(time.perf_counter() - start)
-    return Figure(name, baseline_name, statistics.median(times[0]), statistics.median(times[1]))
+    return Comparison(name, baseline_name, statistics.median(times[0]), statistics.median(times[1]))
