@@ -58,18 +58,18 @@ def images(few: int = 4_000, many: int = 20_000, side: int = 1024) -> Iterator[s
     Measures the difference of two lists, because starting processes and Great Expectations take a constant time.
     """
     with tempfile.TemporaryDirectory(prefix="vhm-bench-") as folder:
-        root = Path(folder) / "images"
-        root.mkdir()
+        image_folder = Path(folder) / "images"
+        image_folder.mkdir()
         contents = [jpeg(side, seed) for seed in range(40)]
         for number in range(many):
-            path = root / f"{number}.jpg"
+            path = image_folder / f"{number}.jpg"
             if number < len(contents):
                 path.write_bytes(contents[number])
             else:
-                os.link(root / f"{number % len(contents)}.jpg", path)
-        seconds = [_validate(Path(folder), root, count) for count in (few, many)]
+                os.link(image_folder / f"{number % len(contents)}.jpg", path)
+        seconds = [_validate(Path(folder), image_folder, count) for count in (few, many)]
         ours = (many - few) / (seconds[1] - seconds[0])
-        paths = [str(root / f"{number}.jpg") for number in range(many - few)]
+        paths = [str(image_folder / f"{number}.jpg") for number in range(many - few)]
         with ProcessPoolExecutor() as processes:
             list(processes.map(_decode, paths[:64], chunksize=8))
             start = time.perf_counter()
@@ -81,7 +81,7 @@ def images(few: int = 4_000, many: int = 20_000, side: int = 1024) -> Iterator[s
         )
 
 
-def _validate(folder: Path, root: Path, count: int) -> float:
+def _validate(folder: Path, image_folder: Path, count: int) -> float:
     """Seconds of `vhm validate` for a list of `count` records."""
     turns = [{"from": "human", "value": "<image>\nDescribe."}]
     records = [
@@ -93,7 +93,7 @@ def _validate(folder: Path, root: Path, count: int) -> float:
         for n in range(count)
     ]
     (folder / "list.json").write_text(json.dumps(records))
-    command = [sys.executable, "-m", "vhm.cli", "validate", str(folder / "list.json"), "--images", str(root)]
+    command = [sys.executable, "-m", "vhm.cli", "validate", str(folder / "list.json"), "--images", str(image_folder)]
     start = time.perf_counter()
     subprocess.run([*command, "--out", str(folder / f"out{count}")], check=True, capture_output=True)
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Proofs in two sizes: short in every test run, whole with `make torture`, which prints the table."""
+"""Reliability proofs in two sizes: short in every test run, full size with `make torture`. Both print a table."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _LINES = pytest.StashKey[list[str]]()
 
 @dataclass(frozen=True)
 class Proof:
-    """How many cases a proof runs, and where it writes its figure."""
+    """The number of cases a proof runs, and the table that it adds its result to."""
 
     lines: list[str]
 
     def size(self, short: int, full: int) -> int:
         return full if FULL else short
 
-    def record(self, figure: str, text: str) -> None:
-        self.lines.append(f"{figure:5} {text}")
+    def record(self, name: str, result: str) -> None:
+        self.lines.append(f"{name:5} {result}")
 
 
 @pytest.fixture
@@ -32,6 +32,6 @@ def proof(request: pytest.FixtureRequest) -> Proof:
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     lines = config.stash.get(_LINES, [])
     if lines:
-        terminalreporter.section("proofs" if FULL else "proofs, short forms (`make torture` runs them whole)")
+        terminalreporter.section("proofs" if FULL else "proofs, short (`make torture` runs them in full size)")
         for line in sorted(lines):
             terminalreporter.write_line(line)

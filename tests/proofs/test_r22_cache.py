@@ -1,4 +1,4 @@
-"""R22: a cached result is taken only for the same bytes of data and code, image, environment and recipe."""
+"""R22: a cached result is used only for the same data and code bytes, image, environment and recipe."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ ROOT = Path(__file__).parents[2]
 def key(
     cache: Path, data: Path, recipe: str = "tiny", image: str = "sha256:1", overrides: list[str] | None = None
 ) -> str:
-    """The key that KFP would look the validation of `data` up by."""
+    """The key under which KFP caches the validation of `data`."""
     arguments = arguments_of(load_recipe(recipe, overrides), str(data), sha256_tree(data), image)
     arguments["kind"] = "sft"
     container = validate_data.component_spec.implementation.container
     return LocalCache(str(cache)).compute_key("validate-data", container.image, container.command, arguments)
 
 
-def test_any_change_misses(proof, cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_change_misses_the_cache(proof, cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = proof.size(40, 200)
-    draw = random.Random(22)
+    rng = random.Random(22)
     data, package = tmp_path / "data", tmp_path / "vhm"
     shutil.copytree(cut, data)
     shutil.copytree(ROOT / "vhm", package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -47,35 +47,37 @@ def test_any_change_misses(proof, cut: Path, tmp_path: Path, monkeypatch: pytest
         "code": sorted(p for p in package.rglob("*.py") if p.stat().st_size),
     }
     first = key(tmp_path, data)
-    assert key(tmp_path, data) == first, "nothing changed: a hit"
-    seen = {first}
+    assert key(tmp_path, data) == first, "the cache must hit when nothing changed"
+    keys = {first}
     for number in range(changes):
         kind = ("data", "code", "image", "environment", "recipe")[number % 5]
         with pytest.MonkeyPatch.context() as patch:
             if kind in files:
-                path = draw.choice(files[kind])
+                path = rng.choice(files[kind])
                 content = bytearray(path.read_bytes())
-                old, place = bytes(content), draw.randrange(len(content))
-                content[place] ^= 1 << draw.randrange(8)
-                stamp = path.stat()
+                original, offset = bytes(content), rng.randrange(len(content))
+                content[offset] ^= 1 << rng.randrange(8)
+                size = path.stat().st_size
                 path.write_bytes(content)
-                found = key(tmp_path, data)
-                path.write_bytes(old)
-                assert stamp.st_size == path.stat().st_size
+                changed = key(tmp_path, data)
+                path.write_bytes(original)
+                assert size == path.stat().st_size
             elif kind == "image":
-                found = key(tmp_path, data, image=f"sha256:{draw.getrandbits(256):x}")
+                changed = key(tmp_path, data, image=f"sha256:{rng.getrandbits(256):x}")
             elif kind == "environment":
-                one = draw.choice(list(importlib.metadata.distributions()))
-                others = [d for d in importlib.metadata.distributions() if d.metadata["Name"] != one.metadata["Name"]]
+                removed = rng.choice(list(importlib.metadata.distributions()))
+                others = [
+                    d for d in importlib.metadata.distributions() if d.metadata["Name"] != removed.metadata["Name"]
+                ]
                 patch.setattr(vhm.artifacts.lineage.importlib.metadata, "distributions", lambda: others)  # noqa: B023
-                found = key(tmp_path, data)
+                changed = key(tmp_path, data)
             else:
-                rate = draw.uniform(1e-6, 1e-3)
-                found = key(tmp_path, data, overrides=[f"stages.sft.learning_rate={rate}"])
-        assert found not in seen, f"a change of the {kind} was not seen"
-        if kind != "environment":  # the same package may be drawn twice
-            seen.add(found)
-    assert key(tmp_path, data) == first, "all is as before: a hit again"
+                lr = rng.uniform(1e-6, 1e-3)
+                changed = key(tmp_path, data, overrides=[f"stages.sft.learning_rate={lr}"])
+        assert changed not in keys, f"a change of the {kind} did not change the key"
+        if kind != "environment":  # the same package may be chosen twice
+            keys.add(changed)
+    assert key(tmp_path, data) == first, "the cache must hit again after all changes are undone"
     proof.record(
-        "R22", f"{changes} changes of data, code, image, environment and recipe: {changes} misses; without: a hit"
+        "R22", f"{changes} changes of data, code, image, environment and recipe: {changes} misses; unchanged: a hit"
     )

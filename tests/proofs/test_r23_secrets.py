@@ -1,4 +1,4 @@
-"""R23: secrets of the environment are in nothing that is written, printed, compiled or sent."""
+"""R23: secrets of the environment occur in nothing that is written, printed, compiled or uploaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from tests.support.planted import PLANTED, contents, hits
 from tests.support.s3 import SECRET_KEY, SeaweedFS, client
 
 
-def test_planted_secrets(proof, cut: Path, cut_recipe: Path, bucket: str, s3_server: SeaweedFS, tmp_path: Path) -> None:
+def test_planted_secrets_do_not_leak(
+    proof, cut: Path, cut_recipe: Path, bucket: str, s3_server: SeaweedFS, tmp_path: Path
+) -> None:
     work = tmp_path / "work"
     work.mkdir()
     environment = os.environ | PLANTED
@@ -37,16 +39,16 @@ def test_planted_secrets(proof, cut: Path, cut_recipe: Path, bucket: str, s3_ser
     printed = b""
     for status, arguments in calls:
         command = [sys.executable, "-m", "vhm.cli", *arguments]
-        done = subprocess.run(command, cwd=work, env=environment, capture_output=True, timeout=300)
-        assert done.returncode == status, (arguments, done.stderr.decode()[-800:])
-        printed += done.stdout + done.stderr
-    looked_at = {"printed": printed} | contents(work)
+        process = subprocess.run(command, cwd=work, env=environment, capture_output=True, timeout=300)
+        assert process.returncode == status, (arguments, process.stderr.decode()[-800:])
+        printed += process.stdout + process.stderr
+    outputs = {"printed": printed} | contents(work)
     s3 = client(s3_server.url)
     for entry in s3.list_objects_v2(Bucket=bucket).get("Contents", []):
-        looked_at[entry["Key"]] = s3.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
-    assert hits(looked_at) == []
-    assert any("compiled.yaml" in name for name in looked_at)
-    size = sum(map(len, looked_at.values())) / 1e6
+        outputs[entry["Key"]] = s3.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
+    assert hits(outputs) == []
+    assert any("compiled.yaml" in name for name in outputs)
+    size = sum(map(len, outputs.values())) / 1e6
     proof.record(
-        "R23", f"{1 + len(PLANTED)} planted secrets: 0 hits in {len(looked_at)} files and outputs ({size:.0f} MB)"
+        "R23", f"{1 + len(PLANTED)} planted secrets: 0 hits in {len(outputs)} files and outputs ({size:.0f} MB)"
     )

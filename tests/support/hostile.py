@@ -1,4 +1,4 @@
-"""Malformed records and images, drawn from a seed. To add a class, add a line: (reasons allowed, generator)."""
+"""Random malformed records and images. To add a class, add a line: name: (allowed reasons, generator)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from PIL import Image
 Record = dict[str, Any]
 
 
-def good(draw: random.Random, number: int) -> Record:
-    """A record that must be accepted: several rounds, unicode, boxes, brackets and quotes in its text."""
+def good(rng: random.Random, number: int) -> Record:
+    """A record that must be accepted: several rounds; Unicode, boxes, brackets and quotes in its text."""
     words = [
         "river",
         "Häuser",
@@ -37,59 +37,59 @@ def good(draw: random.Random, number: int) -> Record:
         "which letter?",
         "not able to park",
     ]
-    text = lambda: " ".join(draw.choice(words) for _ in range(draw.randrange(1, 9)))  # noqa: E731
+    text = lambda: " ".join(rng.choice(words) for _ in range(rng.randrange(1, 9)))  # noqa: E731
     turns = []
-    for place in range(draw.randrange(1, 4)):
-        turns.append({"from": "human", "value": ("<image>\n" if place == 0 else "") + text()})
+    for turn in range(rng.randrange(1, 4)):
+        turns.append({"from": "human", "value": ("<image>\n" if turn == 0 else "") + text()})
         turns.append({"from": "gpt", "value": f"{text()} {number}"})
     return {"id": f"r{number}", "source_dataset": "src", "image": f"good{number % 20}.jpg", "conversations": turns}
 
 
-def _in(draw: random.Random, record: Record, speaker: int, text: str) -> Record:
-    """`text` somewhere in a turn of the human (0) or the model (1)."""
-    turn = record["conversations"][speaker]
-    place = draw.randrange(len(turn["value"]) + 1) if speaker else len(turn["value"])
-    turn["value"] = turn["value"][:place] + text + turn["value"][place:]
+def _inserted(rng: random.Random, record: Record, turn: int, text: str) -> Record:
+    """The record with `text` at the end of the question (turn 0), or at a random offset in the answer (turn 1)."""
+    value = record["conversations"][turn]["value"]
+    offset = rng.randrange(len(value) + 1) if turn else len(value)
+    record["conversations"][turn]["value"] = value[:offset] + text + value[offset:]
     return record
 
 
 def _raw(change: Callable[[random.Random, str], str | bytes]) -> Callable[[random.Random, Record], bytes]:
-    def make(draw: random.Random, record: Record) -> bytes:
-        changed = change(draw, json.dumps(record, ensure_ascii=False))
+    def make(rng: random.Random, record: Record) -> bytes:
+        changed = change(rng, json.dumps(record, ensure_ascii=False))
         return changed if isinstance(changed, bytes) else changed.encode()
 
     return make
 
 
 def _set(**values: Any) -> Callable[[random.Random, Record], Record]:
-    return lambda draw, record: record | values
+    return lambda rng, record: record | values
 
 
 def _without(*keys: str) -> Callable[[random.Random, Record], Record]:
-    return lambda draw, record: {k: v for k, v in record.items() if k not in keys}
+    return lambda rng, record: {k: v for k, v in record.items() if k not in keys}
 
 
 def _turns(change: Callable[[list[Any]], Any]) -> Callable[[random.Random, Record], Record]:
-    return lambda draw, record: record | {"conversations": change(record["conversations"])}
+    return lambda rng, record: record | {"conversations": change(record["conversations"])}
 
 
-def _text(speaker: int, *texts: str) -> Callable[[random.Random, Record], Record]:
-    return lambda draw, record: _in(draw, record, speaker, draw.choice(texts))
+def _insert(turn: int, *texts: str) -> Callable[[random.Random, Record], Record]:
+    return lambda rng, record: _inserted(rng, record, turn, rng.choice(texts))
 
 
-def _said(record: Record, turn: int, text: str) -> Record:
+def _replaced(record: Record, turn: int, text: str) -> Record:
     record["conversations"][turn]["value"] = text
     return record
 
 
 RECORDS: dict[str, tuple[str, Callable[[random.Random, Record], Any]]] = {
-    "a number": ("not_object", lambda draw, record: draw.randrange(99)),
-    "a string": ("not_object", lambda draw, record: "record"),
-    "null": ("not_object", lambda draw, record: None),
-    "a list": ("not_object", lambda draw, record: [record]),
-    "empty": ("missing_field", lambda draw, record: {}),
+    "a number": ("not_object", lambda rng, record: rng.randrange(99)),
+    "a string": ("not_object", lambda rng, record: "record"),
+    "null": ("not_object", lambda rng, record: None),
+    "a list": ("not_object", lambda rng, record: [record]),
+    "empty": ("missing_field", lambda rng, record: {}),
     "no conversations": ("missing_field", _without("conversations")),
-    "conversations of another type": ("wrong_type", _set(conversations="Q and A")),
+    "conversations of the wrong type": ("wrong_type", _set(conversations="Q and A")),
     "no turns": ("wrong_type", _set(conversations=[])),
     "a turn that is text": ("wrong_type", _turns(lambda turns: [*turns, "text"])),
     "an unknown speaker": ("wrong_type", _turns(lambda turns: [*turns, {"from": "system", "value": "x"}])),
@@ -99,70 +99,94 @@ RECORDS: dict[str, tuple[str, Callable[[random.Random, Record], Any]]] = {
     "only answers": ("no_human_turn", _turns(lambda turns: [turns[1]])),
     "two questions": ("alternation", _turns(lambda turns: [turns[0], *turns])),
     "two answers": ("alternation", _turns(lambda turns: [*turns, turns[-1]])),
-    "a last question": ("alternation", _turns(lambda turns: [*turns, {"from": "human", "value": "more?"}])),
+    "a question without answer": ("alternation", _turns(lambda turns: [*turns, {"from": "human", "value": "more?"}])),
     "an empty answer": ("empty_answer", _turns(lambda turns: [*turns[:-1], {"from": "gpt", "value": ""}])),
     "an answer of spaces": ("empty_answer", _turns(lambda turns: [*turns[:-1], {"from": "gpt", "value": " \n\t "}])),
-    "no marker": ("image_count", lambda d, r: json.loads(json.dumps(r).replace("<image>", ""))),
+    "no marker": ("image_count", lambda rng, record: json.loads(json.dumps(record).replace("<image>", ""))),
     "no image": ("image_count", _without("image")),
     "markers in two turns": ("image_count", _turns(lambda t: [*t, {"from": "human", "value": "<image>"}, t[1]])),
-    "a marker in an answer": ("special_token", _text(1, "<image>")),
-    "nested markers": ("special_token", _text(0, "<ima<image>ge>")),
-    "an end of sequence": ("special_token", _text(1, "</s>", "<s>", "<unk>")),
-    "a chat token": ("special_token", _text(0, "<|im_end|>", "<|im_start|>", "<|endoftext|>")),
-    "a control character": ("control_character", _text(1, "\x00", "\x07", "\x1b[31m", "\x7f")),
-    "a lone surrogate": ("bad_unicode", _raw(lambda d, t: t.replace("}", "", 0)[:-1] + ', "x": "\\ud83d"}')),
-    "invalid UTF-8": ("bad_unicode", _raw(lambda d, t: t.encode()[:-1] + b', "x": "\xc3\x28"}')),
-    "an overlong form": ("bad_unicode", _raw(lambda d, t: t.encode()[:-1] + b', "x": "\xc0\xaf"}')),
-    "NaN": ("bad_number", _raw(lambda d, t: t[:-1] + ', "x": NaN}')),
-    "infinity": ("bad_number", _raw(lambda d, t: t[:-1] + ', "x": -Infinity}')),
-    "a number too large": ("bad_number", _raw(lambda d, t: t[:-1] + ', "x": 1e400}')),
-    "duplicate keys": ("duplicate_key", _raw(lambda d, t: t[:-1] + ', "id": "other"}')),
-    "duplicate keys inside": ("duplicate_key", _raw(lambda d, t: t.replace('"from": "gpt"', '"from": "gpt", "from" : "gpt"', 1))),
-    "nested deeply": ("bad_json", _raw(lambda d, t: t[:-1] + ', "x": ' + "[" * 20_000 + "]" * 20_000 + "}")),
-    "single quotes": ("bad_json", _raw(lambda d, t: "{'id': 1}")),
-    "a trailing comma": ("bad_json", _raw(lambda d, t: t[:-1] + ",}")),
-    "a missing colon": ("bad_json", _raw(lambda d, t: t.replace('"id":', '"id"', 1))),
-    "a comment": ("bad_json", _raw(lambda d, t: t[:-1] + " /* no */ }")),
-    "a bare word": ("bad_json", _raw(lambda d, t: t[:-1] + ', "x": undefined}')),
-    "nothing at all": ("bad_json", _raw(lambda d, t: " ")),
-    "long text": ("too_long", lambda d, r: _in(d, r, 1, "word " * d.randrange(5_000, 9_000))),
+    "a marker in an answer": ("special_token", _insert(1, "<image>")),
+    "nested markers": ("special_token", _insert(0, "<ima<image>ge>")),
+    "an end of sequence": ("special_token", _insert(1, "</s>", "<s>", "<unk>")),
+    "a chat token": ("special_token", _insert(0, "<|im_end|>", "<|im_start|>", "<|endoftext|>")),
+    "a control character": ("control_character", _insert(1, "\x00", "\x07", "\x1b[31m", "\x7f")),
+    "a lone surrogate": ("bad_unicode", _raw(lambda rng, text: text[:-1] + ', "x": "\\ud83d"}')),
+    "invalid UTF-8": ("bad_unicode", _raw(lambda rng, text: text.encode()[:-1] + b', "x": "\xc3\x28"}')),
+    "an overlong UTF-8 form": ("bad_unicode", _raw(lambda rng, text: text.encode()[:-1] + b', "x": "\xc0\xaf"}')),
+    "NaN": ("bad_number", _raw(lambda rng, text: text[:-1] + ', "x": NaN}')),
+    "infinity": ("bad_number", _raw(lambda rng, text: text[:-1] + ', "x": -Infinity}')),
+    "a number too large": ("bad_number", _raw(lambda rng, text: text[:-1] + ', "x": 1e400}')),
+    "duplicate keys": ("duplicate_key", _raw(lambda rng, text: text[:-1] + ', "id": "other"}')),
+    "duplicate keys inside": (
+        "duplicate_key",
+        _raw(lambda rng, text: text.replace('"from": "gpt"', '"from": "gpt", "from" : "gpt"', 1)),
+    ),
+    "nested deeply": ("bad_json", _raw(lambda rng, text: text[:-1] + ', "x": ' + "[" * 20_000 + "]" * 20_000 + "}")),
+    "single quotes": ("bad_json", _raw(lambda rng, text: "{'id': 1}")),
+    "a trailing comma": ("bad_json", _raw(lambda rng, text: text[:-1] + ",}")),
+    "a missing colon": ("bad_json", _raw(lambda rng, text: text.replace('"id":', '"id"', 1))),
+    "a comment": ("bad_json", _raw(lambda rng, text: text[:-1] + " /* no */ }")),
+    "a bare word": ("bad_json", _raw(lambda rng, text: text[:-1] + ', "x": undefined}')),
+    "no content": ("bad_json", _raw(lambda rng, text: " ")),
+    "long text": ("too_long", lambda rng, record: _inserted(rng, record, 1, "word " * rng.randrange(5_000, 9_000))),
     "an absolute path": ("bad_path", _set(image="/etc/passwd")),
-    "a path upwards": ("bad_path", _set(source_dataset="../../etc", image="passwd")),
-    "a path upwards inside": ("bad_path", _set(image="a/../../outside.jpg")),
-    "an address": ("bad_path", _set(image="https://example.org/a.jpg")),
-    "a file address": ("bad_path", _set(image="file:///etc/passwd")),
+    "a path with ..": ("bad_path", _set(source_dataset="../../etc", image="passwd")),
+    "a path with .. inside": ("bad_path", _set(image="a/../../outside.jpg")),
+    "a URL": ("bad_path", _set(image="https://example.org/a.jpg")),
+    "a file URL": ("bad_path", _set(image="file:///etc/passwd")),
     "a backslash path": ("bad_path", _set(image="..\\outside.jpg")),
     "a nul in the path": ("bad_path", _set(image="good0.jpg\0.png")),
-    "a link out of the root": ("bad_path", _set(image="link.jpg")),
-    "an image that is not there": ("image_missing", _set(image="absent.jpg")),
+    "a link out of the image store": ("bad_path", _set(image="link.jpg")),
+    "a missing image": ("image_missing", _set(image="absent.jpg")),
     "a folder as image": ("image_unknown", _set(image=".")),
-    "an image of another type": ("wrong_type", _set(image=["good0.jpg"])),
-    "a source of another type": ("wrong_type", _set(source_dataset=7)),
-    "an id of another type": ("wrong_type", _set(id={"a": 1})),
-    "a size of another type": ("wrong_type", _set(size="64x64")),
-    "a size of nothing": ("image_size", _set(size=[0, 0])),
+    "an image of the wrong type": ("wrong_type", _set(image=["good0.jpg"])),
+    "a source of the wrong type": ("wrong_type", _set(source_dataset=7)),
+    "an id of the wrong type": ("wrong_type", _set(id={"a": 1})),
+    "a size of the wrong type": ("wrong_type", _set(size="64x64")),
+    "a size of zero": ("image_size", _set(size=[0, 0])),
     "an absurd size": ("image_size", _set(size=[10**8, 10**8])),
     "another size": ("image_size", _set(size=[63, 64])),
-    "a box beyond": ("bad_number", _text(1, " [0, 0, 1000, 10] ", " [-1, 0, 5, 5] ")),
-    "a box turned round": ("bad_number", _text(1, " [50, 0, 10, 20] ", " [0, 9.5, 10, 2.5] ")),
-    "a polygon of two points": ("bad_number", _text(1, " [[1, 2], [3, 4]] ")),
-    "a polygon beyond": ("bad_number", _text(1, " [[1, 2], [3, 4], [5000, 6]] ")),
-    "boxes in shares of 1": ("bad_number", _text(1, " [0.1, 0.25, 0.5, 0.75] ", " [[0.1, 0.2], [0.3, 0.2], [0.3, 1]] ")),
-    "a flat polygon beyond": ("bad_number", _text(1, " [10, 20, 30, 40, 50, 1200] ", " [1, 2, 3, 4, 5, -6, 7, 8] ")),
-    "a box of no numbers": ("bad_number", _text(1, " [nan, 0, 10, 20] ", " [0, 0, Infinity, 20] ", " [0, 1e3, 4, 2000] ")),
-    "letters without options": ("no_options", _text(0, " Answer with the letter.", " Answer with the option's letter from the given choices directly.")),
-    "a choice of nothing": ("no_options", lambda d, r: _said(r, 0, "<image> Please choose the correct option.")),
-    "letters without options, later": ("no_options", _turns(lambda t: [*t, {"from": "human", "value": "And this? Answer with the letter."}, t[1]])),
-    "two markers in a turn": ("image_count", lambda d, r: _said(r, 0, "<image>\n<image>\nWhat changed?")),
-    "an invisible answer": ("empty_answer", lambda d, r: _said(r, 1, "\u200b \u2060\ufeff")),
-    "a token of another model": ("special_token", _text(1, "<im_patch>", "<|eot_id|>", "<pad>", "<|vision_start|>")),
-    "a C1 control character": ("control_character", _text(0, "\x85", "\x9b31m")),
-    "text turned round": ("control_character", _text(1, "\u202egnp.exe", "\u2066hidden\u2069")),
-    "a data address": ("bad_path", _set(source_dataset="", image="data:image/png;base64,iVBORw0KGgo=")),
-    "a drive": ("bad_path", _set(source_dataset="C:/images", image="good0.jpg")),
-    "a link in a circle": ("bad_path", _set(image="circle.jpg")),
-    "a path that is too long": ("image_missing", _set(image="a/" * 3_000 + "good0.jpg")),
-}  # fmt: skip
+    "a box out of range": ("bad_number", _insert(1, " [0, 0, 1000, 10] ", " [-1, 0, 5, 5] ")),
+    "a box with swapped corners": ("bad_number", _insert(1, " [50, 0, 10, 20] ", " [0, 9.5, 10, 2.5] ")),
+    "a polygon of two points": ("bad_number", _insert(1, " [[1, 2], [3, 4]] ")),
+    "a polygon out of range": ("bad_number", _insert(1, " [[1, 2], [3, 4], [5000, 6]] ")),
+    "boxes in fractions of 1": (
+        "bad_number",
+        _insert(1, " [0.1, 0.25, 0.5, 0.75] ", " [[0.1, 0.2], [0.3, 0.2], [0.3, 1]] "),
+    ),
+    "a flat polygon out of range": (
+        "bad_number",
+        _insert(1, " [10, 20, 30, 40, 50, 1200] ", " [1, 2, 3, 4, 5, -6, 7, 8] "),
+    ),
+    "a box that is not numbers": (
+        "bad_number",
+        _insert(1, " [nan, 0, 10, 20] ", " [0, 0, Infinity, 20] ", " [0, 1e3, 4, 2000] "),
+    ),
+    "letters without options": (
+        "no_options",
+        _insert(0, " Answer with the letter.", " Answer with the option's letter from the given choices directly."),
+    ),
+    "a choice without options": (
+        "no_options",
+        lambda rng, record: _replaced(record, 0, "<image> Please choose the correct option."),
+    ),
+    "letters without options in a later turn": (
+        "no_options",
+        _turns(lambda t: [*t, {"from": "human", "value": "And this? Answer with the letter."}, t[1]]),
+    ),
+    "two markers in a turn": (
+        "image_count",
+        lambda rng, record: _replaced(record, 0, "<image>\n<image>\nWhat changed?"),
+    ),
+    "an invisible answer": ("empty_answer", lambda rng, record: _replaced(record, 1, "\u200b \u2060\ufeff")),
+    "a token of another model": ("special_token", _insert(1, "<im_patch>", "<|eot_id|>", "<pad>", "<|vision_start|>")),
+    "a C1 control character": ("control_character", _insert(0, "\x85", "\x9b31m")),
+    "a direction override": ("control_character", _insert(1, "\u202egnp.exe", "\u2066hidden\u2069")),
+    "a data URL": ("bad_path", _set(source_dataset="", image="data:image/png;base64,iVBORw0KGgo=")),
+    "a drive letter": ("bad_path", _set(source_dataset="C:/images", image="good0.jpg")),
+    "a circular link": ("bad_path", _set(image="circle.jpg")),
+    "a too long path": ("image_missing", _set(image="a/" * 3_000 + "good0.jpg")),
+}
 
 
 def _encoded(format_: str, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> bytes:
@@ -173,7 +197,7 @@ def _encoded(format_: str, size: tuple[int, int] = (40, 30), mode: str = "RGB") 
 
 @functools.cache
 def _deep_files(format_: str) -> list[bytes]:
-    """Pictures of 16 and 32 bits a sample in the layouts that rasters come in."""
+    """Images with 16 and 32 bits per sample, in the layouts of common rasters."""
     from rasterio.io import MemoryFile
 
     layouts: list[dict[str, Any]] = [{}]
@@ -187,19 +211,19 @@ def _deep_files(format_: str) -> list[bytes]:
             for layout in layouts:
                 driver = {"TIFF": "GTiff"}.get(format_, format_)
                 with warnings.catch_warnings(), MemoryFile() as memory:
-                    warnings.simplefilter("ignore")  # it has no place on Earth
+                    warnings.simplefilter("ignore")  # the raster is not georeferenced
                     with memory.open(driver=driver, count=bands, height=30, width=40, dtype=dtype, **layout) as file:
                         file.write(values)
                     files.append(memory.read())
     return files
 
 
-def _deep(draw: random.Random, format_: str) -> bytes:
-    return draw.choice(_deep_files(format_))
+def _deep(rng: random.Random, format_: str) -> bytes:
+    return rng.choice(_deep_files(format_))
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says how large it is and holds no pixels: 84 bytes or fewer."""
+    """A PNG of at most 84 bytes whose header claims this size."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -208,47 +232,53 @@ def png_header(width: int, height: int) -> bytes:
     return start + chunk(b"IDAT", zlib.compress(b"\0" * 16)) + chunk(b"IEND", b"")
 
 
-def cut(draw: random.Random, format_: str) -> bytes:
+def truncated(rng: random.Random, format_: str) -> bytes:
     content = _encoded(format_)
-    return content[: draw.randrange(20, len(content) // 2)]
+    return content[: rng.randrange(20, len(content) // 2)]
 
 
 IMAGES: dict[str, tuple[str, Callable[[random.Random], bytes]]] = {
-    "no bytes": ("image_empty", lambda draw: b""),
-    "text": ("image_unknown", lambda draw: b"this is no image " * draw.randrange(1, 9)),
-    "a page": ("image_unknown", lambda draw: b"<html><script>alert(1)</script></html>"),
-    "a script in SVG": ("image_unknown", lambda draw: b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>"),
-    "a pickle": ("image_unknown", lambda draw: b"\x80\x04\x95cos\nsystem\n(S'true'\ntR."),
-    "PostScript": ("image_unknown", lambda draw: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n"),
-    "random bytes": ("image_unknown", lambda draw: draw.randbytes(draw.randrange(10, 2000))),
-    "a JPEG cut short": ("image_truncated image_unknown", lambda draw: cut(draw, "JPEG")),
-    "a PNG cut short": ("image_truncated image_unknown", lambda draw: cut(draw, "PNG")),
-    "a WebP cut short": ("image_truncated image_unknown", lambda draw: cut(draw, "WEBP")),
-    "a GIF cut short": ("image_truncated image_unknown", lambda draw: cut(draw, "GIF")),
-    "a TIFF cut short": ("image_truncated image_unknown", lambda draw: cut(draw, "TIFF")),
-    "a bomb": ("image_bomb", lambda draw: png_header(draw.randrange(20_000, 60_000), draw.randrange(20_000, 60_000))),
-    "a giant side": ("image_bomb image_thin", lambda draw: png_header(2**31 - 1, draw.randrange(1, 9))),
-    "a thin bomb": ("image_thin", lambda draw: png_header(draw.choice([30_000, 99_999]), 1)),
-    "a tall thin bomb": ("image_thin", lambda draw: png_header(1, draw.randrange(20_000, 99_999))),
-    "no width": ("image_size image_truncated image_unknown", lambda draw: png_header(0, 9)),
-}  # fmt: skip
+    "no bytes": ("image_empty", lambda rng: b""),
+    "text": ("image_unknown", lambda rng: b"this is no image " * rng.randrange(1, 9)),
+    "an HTML page": ("image_unknown", lambda rng: b"<html><script>alert(1)</script></html>"),
+    "a link in SVG": (
+        "image_unknown",
+        lambda rng: b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+    ),
+    "a pickle": ("image_unknown", lambda rng: b"\x80\x04\x95cos\nsystem\n(S'true'\ntR."),
+    "PostScript": ("image_unknown", lambda rng: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n"),
+    "random bytes": ("image_unknown", lambda rng: rng.randbytes(rng.randrange(10, 2000))),
+    "a truncated JPEG": ("image_truncated image_unknown", lambda rng: truncated(rng, "JPEG")),
+    "a truncated PNG": ("image_truncated image_unknown", lambda rng: truncated(rng, "PNG")),
+    "a truncated WebP": ("image_truncated image_unknown", lambda rng: truncated(rng, "WEBP")),
+    "a truncated GIF": ("image_truncated image_unknown", lambda rng: truncated(rng, "GIF")),
+    "a truncated TIFF": ("image_truncated image_unknown", lambda rng: truncated(rng, "TIFF")),
+    "a decompression bomb": (
+        "image_bomb",
+        lambda rng: png_header(rng.randrange(20_000, 60_000), rng.randrange(20_000, 60_000)),
+    ),
+    "a giant side": ("image_bomb image_thin", lambda rng: png_header(2**31 - 1, rng.randrange(1, 9))),
+    "a thin bomb": ("image_thin", lambda rng: png_header(rng.choice([30_000, 99_999]), 1)),
+    "a tall thin bomb": ("image_thin", lambda rng: png_header(1, rng.randrange(20_000, 99_999))),
+    "a width of zero": ("image_size image_truncated image_unknown", lambda rng: png_header(0, 9)),
+}
 
 
-def mutated(draw: random.Random) -> bytes:
-    """A real image file with some of its bytes changed, cut out or doubled: it may still be readable."""
+def mutated(rng: random.Random) -> bytes:
+    """A valid image file with some bytes changed, removed or repeated; it may still be readable."""
     formats = ["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "deep TIFF", "deep PNG"]
-    format_ = draw.choice(formats)
-    content = bytearray(_deep(draw, format_[5:]) if format_.startswith("deep") else _encoded(format_))
-    for _ in range(draw.randrange(1, 12)):
-        place = draw.randrange(len(content))
-        kind = draw.randrange(4)
+    format_ = rng.choice(formats)
+    content = bytearray(_deep(rng, format_[5:]) if format_.startswith("deep") else _encoded(format_))
+    for _ in range(rng.randrange(1, 12)):
+        offset = rng.randrange(len(content))
+        kind = rng.randrange(4)
         if kind == 0:
-            content[place] ^= 1 << draw.randrange(8)
+            content[offset] ^= 1 << rng.randrange(8)
         elif kind == 1:
-            content[place : place + 4] = draw.randbytes(4)
+            content[offset : offset + 4] = rng.randbytes(4)
         elif kind == 2:
-            del content[place : place + draw.randrange(1, 64)]
+            del content[offset : offset + rng.randrange(1, 64)]
         else:
-            content[place:place] = content[place : place + draw.randrange(1, 64)]
+            content[offset:offset] = content[offset : offset + rng.randrange(1, 64)]
         content = content or bytearray(b"\0")
     return bytes(content)

@@ -1,10 +1,9 @@
-"""Secrets that are planted in the environment, and the forms in which they could come out."""
+"""Secrets planted in the environment, and the encodings in which they could leak."""
 
 from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Iterable
 from pathlib import Path
 
 from tests.support.s3 import SECRET_KEY
@@ -18,25 +17,25 @@ PLANTED = {
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, unpacked where it is compressed."""
-    found = {}
+    """The contents of all files below a folder by path; gzip files are decompressed."""
+    files = {}
     for path in folder.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
-            found[str(path)] = gzip.decompress(content) if path.suffix == ".gz" else content
-    return found
+            files[str(path)] = gzip.decompress(content) if path.suffix == ".gz" else content
+    return files
 
 
-def hits(looked_at: dict[str, bytes]) -> list[tuple[str, str]]:
-    """Where a planted secret is, as it is or in a form in which it may hide."""
+def hits(contents: dict[str, bytes]) -> list[tuple[str, str]]:
+    """(name, secret) of each content that contains a planted secret, plain or encoded."""
     secrets = [SECRET_KEY, *PLANTED.values()]
-    return [(name, s) for name, content in looked_at.items() for s in secrets if _any(_forms(s), content)]
+    return [(name, secret) for name, content in contents.items() for secret in secrets if _contains(content, secret)]
 
 
-def _any(forms: Iterable[bytes], content: bytes) -> bool:
-    return any(form in content for form in forms)
+def _contains(content: bytes, secret: str) -> bool:
+    return any(encoded in content for encoded in _encodings(secret))
 
 
-def _forms(secret: str) -> list[bytes]:
+def _encodings(secret: str) -> list[bytes]:
     raw = secret.encode()
     return [raw, base64.b64encode(raw)[:-2], raw.hex().encode(), raw[::-1]]

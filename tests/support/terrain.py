@@ -1,4 +1,4 @@
-"""Pictures that look like ground from above: fractal relief with fields and roads, drawn from a seed."""
+"""Random images that resemble aerial views: fractal relief with fields and roads."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from PIL import Image, ImageDraw
 
 
 def terrain(seed: int, side: int = 256) -> Image.Image:
-    draw = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
     frequency[0, 0] = 1
     bands = []
-    relief = draw.normal(size=(side, side))
+    relief = rng.normal(size=(side, side))
     for _ in range(3):
-        noise = relief + 0.5 * draw.normal(size=(side, side))
-        field = np.fft.ifft2(np.fft.fft2(noise) / frequency ** draw.uniform(0.8, 1.5)).real
-        bands.append(draw.uniform(70, 160) + draw.uniform(15, 45) * (field - field.mean()) / field.std())
+        noise = relief + 0.5 * rng.normal(size=(side, side))
+        field = np.fft.ifft2(np.fft.fft2(noise) / frequency ** rng.uniform(0.8, 1.5)).real
+        bands.append(rng.uniform(70, 160) + rng.uniform(15, 45) * (field - field.mean()) / field.std())
     image = Image.fromarray(np.clip(np.stack(bands, -1), 0, 255).astype(np.uint8))
     pen = ImageDraw.Draw(image)
-    for _ in range(int(draw.integers(0, 6))):
-        corner, size = draw.integers(0, side, 2), draw.integers(10, side // 3, 2)
-        colour = tuple(int(v) for v in draw.integers(40, 220, 3))
+    for _ in range(int(rng.integers(0, 6))):
+        corner, size = rng.integers(0, side, 2), rng.integers(10, side // 3, 2)
+        colour = tuple(int(v) for v in rng.integers(40, 220, 3))
         pen.rectangle([*corner.tolist(), *(corner + size).tolist()], fill=colour)
-    for _ in range(int(draw.integers(0, 3))):
-        ends = draw.integers(0, side, 4).tolist()
-        pen.line(ends, fill=(190, 185, 180), width=int(draw.integers(2, 6)))
+    for _ in range(int(rng.integers(0, 3))):
+        ends = rng.integers(0, side, 4).tolist()
+        pen.line(ends, fill=(190, 185, 180), width=int(rng.integers(2, 6)))
     return image

@@ -28,15 +28,15 @@ def noise_image(seed: int, size: int = 64) -> Image.Image:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    root = tmp_path / "images"
-    (root / "src").mkdir(parents=True)
+    folder = tmp_path / "images"
+    (folder / "src").mkdir(parents=True)
     for number in range(4):
-        noise_image(number).save(root / "src" / f"{number}.jpg", quality=95)
-    (root / "src" / "broken.jpg").write_bytes((root / "src" / "0.jpg").read_bytes()[:300])
-    (root / "src" / "empty.jpg").touch()
-    (tmp_path / "outside.jpg").write_bytes((root / "src" / "0.jpg").read_bytes())
-    (root / "src" / "link.jpg").symlink_to(tmp_path / "outside.jpg")
-    return root
+        noise_image(number).save(folder / "src" / f"{number}.jpg", quality=95)
+    (folder / "src" / "broken.jpg").write_bytes((folder / "src" / "0.jpg").read_bytes()[:300])
+    (folder / "src" / "empty.jpg").touch()
+    (tmp_path / "outside.jpg").write_bytes((folder / "src" / "0.jpg").read_bytes())
+    (folder / "src" / "link.jpg").symlink_to(tmp_path / "outside.jpg")
+    return folder
 
 
 def good(number: int = 0, **changes: Any) -> dict[str, Any]:

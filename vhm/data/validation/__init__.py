@@ -1,4 +1,4 @@
-"""Validation of list files: every record is accepted or rejected with a reason, then the whole list is assessed.
+"""Validation of list files: every record is accepted or rejected with a reason, then the complete list is assessed.
 
 stream          where each record of a list file begins and ends; strict JSON
 text_rules      what the turns of a conversation may contain

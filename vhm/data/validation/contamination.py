@@ -1,5 +1,6 @@
 """Finds training images that show an evaluation image: the same bytes, or the same image re-encoded, resized, padded,
-brightened, mirrored or rotated by 90°, or a crop of at least a quarter of its area; also the evaluation image as a crop.
+brightened, mirrored or rotated by 90°, or a crop of at least a quarter of its area, or an image of which the evaluation
+image is such a crop.
 
 Candidates come from a 64-bit perceptual hash (signs of the lowest 8×8 DCT coefficients around their median,
 Zauner 2010) of the complete image and of windows at all positions and scales, looked up within 11 bits by multi-index

@@ -1,8 +1,11 @@
 """Great Expectations suites over a manifest's columns and over a table of its sources.
 
-The suites are the JSON files next to this module, one per kind of list: {"records": [...], "sources": [...]} of
-{"type": expectation class name, "why": reason, …arguments}. An argument "$name" is a threshold of the recipe's section
-`data.expect`.
+The suites are the JSON files next to this module, one per kind of list:
+
+    {"records": [expectation, …], "sources": [expectation, …]}
+    expectation: {"type": class name in Great Expectations, "why": reason, …arguments}
+
+An argument "$name" is the threshold `data.expect.name` of the recipe.
 """
 
 from __future__ import annotations
@@ -158,8 +161,9 @@ def run_suite(rows: pa.Table, sources: pa.Table, suite: Suite, docs: Path) -> Su
         )
         for table, expectations, frame in checks:
             outcome = _validate_table(context, f"{suite.kind} {table}", table, expectations, frame())
-            found = [_result(table, one) for one in next(iter(outcome.run_results.values())).results]
-            ordered = _in_suite_order(expectations, found)
+            [validation] = outcome.run_results.values()
+            unordered = [_result(table, result) for result in validation.results]
+            ordered = _in_suite_order(expectations, unordered)
             results += ordered
             pairs = zip(expectations, ordered, strict=True)
             failed += [_failure(expectation, result) for expectation, result in pairs if not result.success]
