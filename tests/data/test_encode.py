@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vhm.data.encode import SYSTEM, encode, encode_compact
+from vhm.data.encode import CHAT_TEMPLATES, SYSTEM, encode, encode_compact
 from vhm.errors import EncodeError
 
 
@@ -141,6 +141,8 @@ CONVERSATIONS = (
         ["Text only?", "Yes."],
         ["first", "one", "second <image>", "two"],
         ["", "An answer to nothing.", "<image>", "An answer to the image."],
+        ["<image>", "A river.", "Wide?", "Yes."],
+        [" \n<image>\t", "A river."],
         [f"<image>\n{QUESTIONS[3]}", ANSWERS[4], QUESTIONS[8], ANSWERS[7], QUESTIONS[5], ANSWERS[8]],
         ["<image> both <image>", "ends", "", "and goes on", "again", "last"],
     ]
@@ -206,3 +208,58 @@ def test_the_processor_gives_the_same_ids_for_several_rounds(llama, turns: list[
     asked = processor.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=True, return_dict=True)
     prompt = list(asked["input_ids"][0])
     assert prompt == encoded[: len(prompt)]
+
+
+IMAGE_ONLY_RECORDS = ["<image>", "<image>\n", " \n<image>\t", "<image> <image>"]
+IMAGE_ONLY_MESSAGES = [
+    [{"type": "image"}],
+    [{"type": "image"}, {"type": "text", "text": ""}],
+    [{"type": "image"}, {"type": "text", "text": " \n\t "}],
+    [{"type": "text", "text": "  "}, {"type": "image"}],
+]
+
+
+@pytest.mark.parametrize("content", IMAGE_ONLY_MESSAGES, ids=repr)
+@pytest.mark.parametrize("turn", IMAGE_ONLY_RECORDS, ids=repr)
+def test_an_image_only_question_has_no_newline_in_v1(llama, turn: str, content: list[dict[str, str]]) -> None:
+    oracle, tokenizer = llama
+    encoded = encode(record(turn, "A river."), tokenizer, image_tokens=1)
+    assert (encoded["input_ids"].tolist(), encoded["labels"].tolist()) == oracle.v1([turn, "A river."])
+    assert 13 not in encoded["input_ids"], "<0x0A>"
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "A river."}]
+    assert template_ids(tokenizer, "v1", messages) == encoded["input_ids"].tolist()
+
+
+@pytest.mark.parametrize("content", IMAGE_ONLY_MESSAGES, ids=repr)
+@pytest.mark.parametrize("turn", IMAGE_ONLY_RECORDS, ids=repr)
+def test_an_image_only_question_has_no_newline_in_chatml(chatml, turn: str, content: list[dict[str, str]]) -> None:
+    encoded = encode(record(turn, "A river."), chatml, "chatml", image_tokens=1)
+    ids = encoded["input_ids"].tolist()
+    expected = (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\n<image><|im_end|>\n<|im_start|>assistant\nA river.<|im_end|>\n"
+    )
+    assert ids == chatml(expected, add_special_tokens=False)["input_ids"]
+    image = ids.index(chatml.convert_tokens_to_ids("<image>"))
+    assert ids[image + 1] == chatml.convert_tokens_to_ids("<|im_end|>")
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "A river."}]
+    assert template_ids(chatml, "chatml", messages) == ids
+
+
+@pytest.fixture(scope="module")
+def chatml(llama_pieces, tmp_path_factory):
+    """The Llama vocabulary with the two tokens that the chatml template needs."""
+    from tests.support.slow_llama import write_tokenizer
+    from vhm.model.tokenizer import llama_tokenizer
+
+    folder = tmp_path_factory.mktemp("chatml")
+    write_tokenizer(folder, llama_pieces, legacy=False)
+    tokenizer = llama_tokenizer(folder)
+    tokenizer.add_special_tokens({"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"})
+    return tokenizer
+
+
+def template_ids(tokenizer, template: str, messages: list[dict[str, Any]]) -> list[int]:
+    """Ids of the prompt that the Jinja template writes, the image as one id."""
+    prompt = tokenizer.apply_chat_template(messages, chat_template=CHAT_TEMPLATES[template], tokenize=False)
+    return list(tokenizer(prompt, add_special_tokens=False)["input_ids"])

@@ -39,7 +39,7 @@ class SlowLlama:
         for number, words in enumerate(turns):
             if number % 2 == 0:
                 if "<image>" in words:
-                    words = "<image>\n" + words.replace("<image>", "").strip()
+                    words = ("<image>\n" + words.replace("<image>", "").strip()).strip()
                 text += f"USER: {words} " if words else "USER:"
             else:
                 text += "ASSISTANT:"

@@ -40,7 +40,7 @@ _JINJA_TURN = (
     "{% elif part['type'] in ('image', 'image_url') %}{% set turn.image = true %}{% endif %}"
     "{% endfor %}{% endif %}"
     "{% if turn.image and message['role'] == 'user' %}"
-    "{% set turn.text = '" + IMAGE_MARKER + "\n' + turn.text | trim %}{% endif %}"
+    "{% set turn.text = ('" + IMAGE_MARKER + "\n' + turn.text | trim) | trim %}{% endif %}"
 )
 CHAT_TEMPLATES = {
     "v1": (
@@ -202,7 +202,7 @@ def _chatml_text(turns: list[tuple[str, str]], tokenizer: Any) -> tuple[str, lis
 def _marker_first(words: str) -> str:
     if IMAGE_MARKER not in words:
         return words
-    return f"{IMAGE_MARKER}\n{words.replace(IMAGE_MARKER, '').strip()}"
+    return f"{IMAGE_MARKER}\n{words.replace(IMAGE_MARKER, '').strip()}".strip()
 
 
 def _label(input_ids: list[int], offsets: list[tuple[int, int]], targets: list[tuple[int, int]]) -> list[int]:
