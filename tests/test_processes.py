@@ -1,4 +1,4 @@
-"""Workers end with the process that they work for."""
+"""Worker processes end with the process that started them."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def test_workers_do_not_outlive_a_killed_process() -> None:
     assert len(pids) == 2
     run.send_signal(signal.SIGKILL)
     run.wait()
-    until = time.monotonic() + 30
-    while any(_runs(pid) for pid in pids) and time.monotonic() < until:
+    deadline = time.monotonic() + 30
+    while any(_is_running(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(_runs(pid) for pid in pids)
+    assert not any(_is_running(pid) for pid in pids)
 
 
-def test_what_they_do_comes_back() -> None:
+def test_workers_return_their_results() -> None:
     from vhm.processes import workers
 
     with workers(2) as executor:
         assert list(executor.map(abs, [-1, 2, -3])) == [1, 2, 3]
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except FileNotFoundError:

@@ -1,23 +1,23 @@
-"""Every error that a caller of ours may want to tell apart.
+"""The exceptions that this package raises on purpose.
 
-    VhmError                the call cannot be done as asked         exit 2
+    VhmError                base of all of them                      exit 2
     ├── InputError          an input is missing, unreadable, invalid exit 2
-    │   ├── RecipeError     … the recipe
-    │   ├── ImageError      … an image; `.reason` is a reject code
-    │   ├── RecordError     … one record of a list; `.reason` is a reject code
-    │   │   └── EncodeError … a record that cannot become a training sample
-    │   └── CheckpointError … a model directory or a checkpoint
-    ├── StorageError        S3 did not answer, or refused            exit 2
-    ├── TrainError          training stopped                         exit 2
-    ├── ServeError          the endpoint did not come up, or refused exit 2
-    └── CheckFailed         a check or a gate said no                exit 1
+    │   ├── RecipeError     the recipe
+    │   ├── ImageError      an image; `.reason` is a reject code
+    │   ├── RecordError     one record of a list; `.reason` is a reject code
+    │   │   └── EncodeError a record that cannot become a training sample
+    │   └── CheckpointError a model directory or a checkpoint
+    ├── StorageError        S3 does not answer, or refuses           exit 2
+    ├── TrainError          training stopped before its end          exit 2
+    ├── ServeError          the endpoint did not start, or refused   exit 2
+    └── CheckFailed         a check or a gate failed                 exit 1
 
-The message says what, where and what to do, in one line: `vhm/cli.py` prints it as it is.
+A message is one line: what is wrong, where, and what to do. `vhm/cli.py` prints it unchanged.
 """
 
 
 class VhmError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base class of all errors raised on purpose."""
 
     exit_code = 2
 
@@ -57,7 +57,7 @@ class CheckpointError(InputError):
 
 
 class StorageError(VhmError):
-    """S3 did not answer, or refused, or what came is damaged."""
+    """S3 does not answer, refuses the request, or returns damaged data."""
 
 
 class TrainError(VhmError):
@@ -65,16 +65,16 @@ class TrainError(VhmError):
 
 
 class ServeError(VhmError):
-    """The endpoint did not come up or did not answer."""
+    """The endpoint did not start, did not answer, or refused the request."""
 
 
 class CheckFailed(VhmError):
-    """A check ran and said no."""
+    """A check or a gate ran and failed."""
 
     exit_code = 1
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, in one line; its kind where it says nothing."""
+    """The first line of an error's message, or the name of its class if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

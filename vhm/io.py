@@ -1,6 +1,6 @@
-"""Files: written beside and renamed, hashed by content, read with one clear error.
+"""Files and directories: atomic writes, JSON with clear errors, content hashes.
 
-Everything that another process may read appears whole or not at all.
+A result is written to a temporary path next to its own and renamed, so another process sees it complete or not at all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,17 +26,17 @@ JsonObject: TypeAlias = dict[str, Any]
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the new one."""
+    """Write `content` to `path` atomically: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
@@ -44,7 +44,7 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write `content` as indented JSON with sorted keys, one trailing newline."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
     write_bytes(path, orjson.dumps(content, option=options))
@@ -71,7 +71,7 @@ def read_json_object(path: Path) -> JsonObject:
 
 
 def read_jsonl(path: Path) -> list[JsonObject]:
-    """All objects of a JSON-lines file; InputError names the line that is not an object."""
+    """The objects of a JSON-lines file. InputError names the first line that is not an object."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -90,62 +90,65 @@ def read_jsonl(path: Path) -> list[JsonObject]:
     return rows
 
 
-def jsonl(rows: Iterator[Any] | list[Any]) -> bytes:
+def jsonl(rows: Iterable[object]) -> bytes:
+    """The rows as JSON lines."""
     return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
 
 
-def check_place(path: Path, marker: str) -> None:
-    """InputError unless `path` may become a result: absent, empty, or an older one, which holds `marker`."""
+def check_output_directory(path: Path, marker: str) -> None:
+    """Raise InputError unless a result may be written to `path`.
+
+    The directory must be absent, empty, or an earlier result, which contains the file `marker`.
+    """
     if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
-        raise InputError(f"{path} is not empty and holds no {marker} of an earlier result: choose another place")
+        raise InputError(f"{path} is not empty and has no {marker} of an earlier result: choose another directory")
     if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file: choose another place")
+        raise InputError(f"{path} is a file: choose another directory")
 
 
 @contextmanager
 def whole_directory(path: Path, marker: str) -> Iterator[Path]:
-    """A directory to fill that takes the place of `path` when the block ends without an error.
+    """Yield a temporary directory to fill; it replaces `path` when the block ends without an error.
 
-    At every moment `path` is the old directory or the new one, whole. An older result is replaced when it
-    holds `marker`, a file that every such result has; InputError for any other directory that is not empty:
-    it is somebody's.
+    At every moment `path` is the complete old directory or the complete new one. An earlier result, recognised by
+    the file `marker`, is replaced. Raises InputError for any other directory that is not empty.
     """
     path = path.absolute()
-    check_place(path, marker)
-    _sweep(path)
-    beside = path.with_name(_beside(path, os.getpid()))
+    check_output_directory(path, marker)
+    _remove_abandoned(path)
+    temporary = path.with_name(_temporary_name(path, os.getpid()))
     try:
-        beside.mkdir(parents=True)
+        temporary.mkdir(parents=True)
     except OSError as error:
-        raise InputError(f"cannot write beside {path}: {error.strerror}") from error
+        raise InputError(f"cannot write next to {path}: {error.strerror}") from error
     try:
-        yield beside
-        _sync_directory(beside)
+        yield temporary
+        _sync_directory(temporary)
         if path.exists():
-            _exchange(beside, path)
+            _exchange(temporary, path)
         else:
-            os.rename(beside, path)
+            os.rename(temporary, path)
         _sync_directory(path.parent)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     except Exception as error:
-        if "(os error " in str(error):  # what libraries written in Rust say of a full disk
+        if "(os error " in str(error):  # how libraries written in Rust report a full disk
             raise InputError(f"cannot write {path}: {error}") from error
         raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _beside(path: Path, process: int | str) -> str:
+def _temporary_name(path: Path, process: int | str) -> str:
     return f".{path.name}.{socket.gethostname()}.{process}.partial"
 
 
-def _sweep(path: Path) -> None:
-    """Remove what killed processes of this machine left beside `path`."""
-    for left in path.parent.glob(glob.escape(_beside(path, "")).replace("..partial", ".*.partial")):
-        process = left.name.split(".")[-2]
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary directories of `path` whose processes on this machine were killed."""
+    for abandoned in path.parent.glob(glob.escape(_temporary_name(path, "")).replace("..partial", ".*.partial")):
+        process = abandoned.name.split(".")[-2]
         if process.isdigit() and (int(process) == os.getpid() or not _alive(int(process))):
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(abandoned, ignore_errors=True)
 
 
 def _alive(process: int) -> bool:
@@ -159,16 +162,16 @@ def _alive(process: int) -> bool:
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Swap two directories in one step (Linux); where that cannot be done, by two renames."""
+    """Swap two directories atomically on Linux; elsewhere with two renames."""
     if sys.platform == "linux":
         at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
         libc = ctypes.CDLL(None, use_errno=True)
         if hasattr(libc, "renameat2") and not libc.renameat2(at_cwd, bytes(new), at_cwd, bytes(old), exchange):
             return
-    aside = old.with_name(f"{new.name}.old")
-    os.rename(old, aside)
+    previous = old.with_name(f"{new.name}.old")
+    os.rename(old, previous)
     os.rename(new, old)
-    shutil.rmtree(aside)
+    shutil.rmtree(previous)
 
 
 def _sync_directory(path: Path) -> None:
@@ -180,9 +183,9 @@ def _sync_directory(path: Path) -> None:
 
 
 def cache_directory() -> Path:
-    """Where downloads are kept: $VHM_CACHE, else the user's cache directory."""
-    if place := os.environ.get("VHM_CACHE"):
-        return Path(place)
+    """The directory for downloads: $VHM_CACHE, or `vhm` in the user's cache directory."""
+    if directory := os.environ.get("VHM_CACHE"):
+        return Path(directory)
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vhm"
 
 
@@ -194,7 +197,7 @@ def sha256_file(path: Path) -> str:
 def sha256_tree(root: Path, skip: frozenset[str] = frozenset()) -> str:
     """One hash over the names and contents of all files below `root` (or of the file `root`).
 
-    Files and folders whose name is in `skip` do not count.
+    Files and folders whose name is in `skip` are ignored.
     """
     if root.is_file():
         return sha256_file(root)

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however that ends."""
+"""Child processes that do not outlive the process that started them, even if it is killed."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
 
 
-def workers(count: int | None = None, prepare: Callable[..., None] | None = None, *given: Any) -> ProcessPoolExecutor:
-    """`count` processes (one a core) that work for this one; each calls `prepare` with what is `given` first.
+def workers(
+    count: int | None = None, initializer: Callable[..., None] | None = None, *arguments: object
+) -> ProcessPoolExecutor:
+    """A pool of `count` processes (default: one per core); each calls `initializer(*arguments)` first.
 
-    Those of the library itself would outlive a process that is killed.
+    Unlike those of a plain ProcessPoolExecutor, the workers end when this process is killed.
     """
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count or os.cpu_count(), context, _begin, (os.getpid(), prepare, given))
+    return ProcessPoolExecutor(count or os.cpu_count(), context, _start_worker, (os.getpid(), initializer, arguments))
 
 
-def _begin(parent: int, prepare: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
+def _start_worker(parent: int, initializer: Callable[..., None] | None, arguments: tuple[object, ...]) -> None:
     die_with_parent(parent)
-    if prepare is not None:
-        prepare(*given)
+    if initializer is not None:
+        initializer(*arguments)
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """Ask Linux to kill this process when its parent (which may be gone already: then at once) ends."""
+    """Ask Linux to kill this process when its parent ends; at once if process `parent` has already ended."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if parent is not None and os.getppid() != parent:

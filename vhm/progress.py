@@ -1,4 +1,4 @@
-"""How long work shows itself: a bar on a terminal, plain lines in a log."""
+"""Progress of long work: a bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], what: str, total: int | None = None, every: float = 5.0) -> Iterator[T]:
-    """The items, with progress and time left on stderr while they are consumed."""
+def track(items: Iterable[T], label: str, total: int | None = None, every: float = 5.0) -> Iterator[T]:
+    """Yield the items and report progress and the remaining time on stderr, at most every `every` seconds."""
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track as rich_track
 
-        yield from rich_track(items, what, total=total, console=Console(stderr=True))
+        yield from rich_track(items, label, total=total, console=Console(stderr=True))
         return
-    start = shown = time.monotonic()
+    start = reported = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - shown >= every:
-            shown = now
-            left = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
-            log.info("%s: %d%s%s", what, done, f" of {total}" if total else "", left)
+        if now - reported >= every:
+            reported = now
+            remaining = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
+            log.info("%s: %d%s%s", label, done, f" of {total}" if total else "", remaining)

@@ -324,7 +324,7 @@ def test_an_index_that_names_a_missing_or_a_foreign_file_is_refused(reference: P
 
 def test_places_that_cannot_be_written_are_refused(reference: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("something")
-    check_refused(reference, tmp_path / "file", "file is a file: choose another place")
+    check_refused(reference, tmp_path / "file", "file is a file: choose another directory")
     check_refused(reference, reference, "is the checkpoint itself")
     check_refused(reference, tmp_path / "hf", "--to 'gguf' is unknown", to="gguf")
     check_refused(tmp_path / "nowhere", tmp_path / "hf", "is not a checkpoint directory")

@@ -225,7 +225,7 @@ def test_somebody_elses_directory_stays(bucket: str, folder: Path, tmp_path: Pat
     publish(folder, uri)
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "file").write_text("theirs")
-    with pytest.raises(InputError, match="choose another place"):
+    with pytest.raises(InputError, match="choose another directory"):
         fetch(uri, tmp_path / "theirs")
     assert [p.name for p in (tmp_path / "theirs").iterdir()] == ["file"]
     assert not [p for p in tmp_path.iterdir() if p.name.endswith(".fetch")]

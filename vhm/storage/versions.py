@@ -25,7 +25,7 @@ from typing import Any
 import orjson
 
 from vhm.errors import CheckFailed, InputError, StorageError
-from vhm.io import check_place, read_json, whole_directory, write_json
+from vhm.io import check_output_directory, read_json, whole_directory, write_json
 from vhm.progress import track
 from vhm.storage.s3 import Bucket, S3Uri
 
@@ -185,7 +185,7 @@ def fetch(uri: S3Uri, out: Path) -> str:
     if published is None:
         raise InputError(f"nothing was published at {uri}")
     out = out.absolute()
-    check_place(out, VERSION_FILE)
+    check_output_directory(out, VERSION_FILE)
     beside = out.with_name(f".{out.name}.{published.version}.fetch")  # kept when this is interrupted
     beside.mkdir(parents=True, exist_ok=True)
     old = read_json(out / VERSION_FILE)["files"] if (out / VERSION_FILE).is_file() else {}
