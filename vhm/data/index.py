@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from vhm.data.images.cache import kept_file
+from vhm.data.images.cache import cached_file
 from vhm.errors import InputError
 from vhm.storage.s3 import is_uri, parse_uri
 from vhm.storage.versions import open_published
@@ -165,7 +165,7 @@ def _mapped_file(manifest: Path) -> Path:
                 raise InputError(f"{manifest} is damaged: its rows are not those that it was written with")
 
     try:
-        return kept_file(f"{told}.arrow", make)
+        return cached_file(f"{told}.arrow", make)
     except pa.ArrowException as error:
         raise InputError(f"{manifest} is damaged: {str(error).splitlines()[0]}") from None
 

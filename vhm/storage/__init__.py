@@ -1,1 +1,1 @@
-"""S3: one bucket with retries and checksums (`s3`), and directories published and fetched whole (`versions`)."""
+"""S3: one bucket with retries and checksums (`s3`), and versioned directories in it (`versions`)."""

@@ -1,7 +1,7 @@
-"""A bucket of an S3 service, spoken to with retries and back-off; what comes or arrives damaged is sent again.
+"""One bucket of an S3 service: requests with retries and back-off, transfers checked by their sha256.
 
-Credentials, region and endpoint come from where boto3 looks for them (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, profiles,
-roles): never from an argument, and never into a file.
+Credentials, region and endpoint come from boto3's usual sources (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, profiles,
+roles). They are never passed as an argument and never written to a file.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vhm.errors import InputError, StorageError
 
-_PART = 16 * 2**20  # of a multipart upload; larger for files of more than 10,000 of them
-_PASSING = frozenset(
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+    from botocore.exceptions import ClientError
+
+T = TypeVar("T")
+
+_PART_SIZE = 16 * 2**20  # bytes of a multipart upload's part; larger for files of more than 10,000 such parts
+_TRANSIENT_CODES = frozenset(
     {"BadDigest", "InternalError", "InvalidDigest", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"}
     | {"ThrottlingException", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"}
 )
@@ -38,20 +44,22 @@ class S3Uri:
         return S3Uri(self.bucket, f"{self.prefix}/{name}" if self.prefix else name)
 
 
-def is_uri(place: str | Path) -> bool:
-    return isinstance(place, str) and "://" in place
+def is_uri(location: str | Path) -> bool:
+    return isinstance(location, str) and "://" in location
 
 
 def parse_uri(text: str) -> S3Uri:
-    """The bucket and prefix of s3://BUCKET/PREFIX. InputError for anything else, credentials in it included."""
+    """Split s3://BUCKET/PREFIX. Raises InputError for anything else, and for a URI that contains credentials."""
     scheme, separator, rest = text.partition("://")
     bucket, _, prefix = rest.partition("/")
     if not separator:
-        raise InputError(f"{text} is no address of S3: write it as s3://BUCKET/PREFIX")
+        raise InputError(f"{text} is not an S3 URI: write it as s3://BUCKET/PREFIX")
     if scheme != "s3" or not bucket:
-        raise InputError(f"{scheme}://… names no bucket of S3: write it as s3://BUCKET/PREFIX")
+        raise InputError(f"{scheme}://… does not name an S3 bucket: write it as s3://BUCKET/PREFIX")
     if "@" in bucket or ":" in bucket:
-        raise InputError("an s3:// address holds no credentials and no port: set AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL")
+        raise InputError(
+            "an S3 URI contains no credentials and no port: set AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL instead"
+        )
     return S3Uri(bucket, prefix.strip("/"))
 
 
@@ -59,19 +67,28 @@ def parse_uri(text: str) -> S3Uri:
 
 
 def _timeout() -> float:
-    told = os.environ.get("VHM_S3_TIMEOUT", "60")
-    if not re.fullmatch(r"\d+(\.\d+)?", told) or float(told) == 0:
-        raise InputError(f"VHM_S3_TIMEOUT={told!r} is no number of seconds")
-    return float(told)
+    seconds = os.environ.get("VHM_S3_TIMEOUT", "60")
+    if not re.fullmatch(r"\d+(\.\d+)?", seconds) or float(seconds) == 0:
+        raise InputError(f"VHM_S3_TIMEOUT={seconds!r} is not a positive number of seconds")
+    return float(seconds)
 
 
-class _Damaged(Exception):
-    """What came is not what was asked for."""
+@dataclass(frozen=True)
+class ObjectHead:
+    """What S3 knows about an object; `sha256` is in its metadata if `put` or `upload` wrote it."""
+
+    size: int
+    sha256: str | None
+    etag: str
+
+
+class _DamagedResponse(Exception):
+    """A response is not the requested content."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket, spoken to with retries and back-off; `timeout` is for one answer, in seconds."""
+    """A bucket whose requests are retried with back-off; `timeout` is for one response, in seconds."""
 
     name: str
     timeout: float = field(default_factory=_timeout)
@@ -79,7 +96,7 @@ class Bucket:
     parallel: int = 8
 
     @cached_property
-    def _client(self) -> Any:
+    def _client(self) -> BaseClient:
         import boto3
         from botocore.config import Config
 
@@ -87,7 +104,7 @@ class Bucket:
             "s3",
             region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
             config=Config(
-                retries={"total_max_attempts": 1},  # one place retries: here
+                retries={"total_max_attempts": 1},  # `_retry` is the only place that retries
                 connect_timeout=min(10.0, self.timeout),
                 read_timeout=self.timeout,
                 max_pool_connections=2 * self.parallel,
@@ -95,190 +112,174 @@ class Bucket:
         )
 
     def get(self, key: str, start: int = 0, size: int | None = None, sha256: str | None = None) -> bytes:
-        """An object's bytes, or `size` of them from `start`; damaged or short answers are asked for again.
+        """The bytes of an object, or `size` of them from `start`; a damaged or short response is requested again.
 
-        What is damaged `sha256` tells, or for a whole object what `put` and `upload` wrote beside it. Raises
-        StorageError, FileNotFoundError where there is no such key.
+        The content is compared with `sha256`, or, for a complete object, with the hash that `put` or `upload` stored
+        in its metadata. Raises StorageError; FileNotFoundError if the key does not exist.
         """
         if size == 0:
             return b""
 
         def read() -> bytes:
-            wanted = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
-            answer = self._client.get_object(Bucket=self.name, Key=key, **wanted)
-            content = answer["Body"].read()
+            span = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
+            response = self._client.get_object(Bucket=self.name, Key=key, **span)
+            content: bytes = response["Body"].read()
             if size is not None and len(content) != size:
-                raise _Damaged(f"{len(content)} bytes instead of {size}")
-            told = sha256 or (answer["Metadata"].get("sha256") if size is None else None)
-            if told is not None and hashlib.sha256(content).hexdigest() != told:
-                raise _Damaged("its sha256 is another")
+                raise _DamagedResponse(f"{len(content)} bytes instead of {size}")
+            expected = sha256 or (response["Metadata"].get("sha256") if size is None else None)
+            if expected is not None and hashlib.sha256(content).hexdigest() != expected:
+                raise _DamagedResponse("its sha256 differs from the expected one")
             return content
 
-        return self._try(f"read {key}", read)
+        return self._retry(f"read {key}", read)
 
-    def head(self, key: str) -> dict[str, Any] | None:
-        """{"size", "sha256", "etag"} of an object; None where there is none."""
+    def head(self, key: str) -> ObjectHead | None:
+        """Size, hash and ETag of an object; None if it does not exist."""
         try:
-            found = self._try(f"ask for {key}", lambda: self._client.head_object(Bucket=self.name, Key=key))
+            response = self._request(f"query {key}", "head_object", Key=key)
         except FileNotFoundError:
             return None
-        return {
-            "size": found["ContentLength"],
-            "sha256": found.get("Metadata", {}).get("sha256"),
-            "etag": found["ETag"],
-        }
+        return ObjectHead(response["ContentLength"], response.get("Metadata", {}).get("sha256"), response["ETag"])
 
     def keys(self, prefix: str, after: str = "", limit: int | None = None) -> list[str]:
-        """All keys below `prefix`, or the first of them, in order."""
+        """The keys that begin with `prefix`, in order.
+
+        `after` excludes keys up to and including it; the listing stops after the page that reaches `limit` keys.
+        """
         keys: list[str] = []
-        more: dict[str, Any] = {"StartAfter": after} if after else {}
+        page_start = {"StartAfter": after} if after else {}
         while True:
-            page = self._try(
-                f"list {prefix}",
-                lambda more=more: self._client.list_objects_v2(Bucket=self.name, Prefix=prefix, **more),  # type: ignore[misc]
-            )
+            page = self._request(f"list {prefix}", "list_objects_v2", Prefix=prefix, **page_start)
             keys += [entry["Key"] for entry in page.get("Contents", [])]
             if not page.get("IsTruncated") or (limit is not None and len(keys) >= limit):
                 return keys
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+            page_start = {"ContinuationToken": page["NextContinuationToken"]}
 
     def put(self, key: str, content: bytes, **conditions: str) -> bool:
-        """Write a small object; False where a condition (IfNoneMatch, IfMatch) does not hold.
+        """Write a small object. Returns False if a condition (IfNoneMatch, IfMatch) does not hold.
 
-        An answer that got lost may have been a yes: then what is there is this very content, and counts as one.
+        If the response to a successful write was lost, the retry fails its condition. The object then has this very
+        content, and the write counts as successful.
         """
         from botocore.exceptions import ClientError
 
         digest = hashlib.sha256(content).hexdigest()
         try:
-            self._try(
-                f"write {key}",
-                lambda: self._client.put_object(
-                    Bucket=self.name, Key=key, Body=content, Metadata={"sha256": digest}, **conditions
-                ),
-            )
+            self._put_object(key, content, digest, **conditions)
         except ClientError as error:
             if _status(error) not in (409, 412):
-                raise StorageError(f"cannot write {key}: {_words(error)}") from None
-            there = self.head(key)
-            return bool(there and there["sha256"] == digest)
+                raise StorageError(f"cannot write {key}: {_describe(error)}") from None
+            head = self.head(key)
+            return head is not None and head.sha256 == digest
         return True
 
     def copy(self, source: str, key: str) -> None:
-        self._try(
-            f"copy {source}",
-            lambda: self._client.copy_object(
-                Bucket=self.name, Key=key, CopySource={"Bucket": self.name, "Key": source}
-            ),
-        )
+        """Copy an object within the bucket. Raises FileNotFoundError if `source` does not exist."""
+        self._request(f"copy {source}", "copy_object", Key=key, CopySource={"Bucket": self.name, "Key": source})
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
-            self._try(f"delete {key}", lambda key=key: self._client.delete_object(Bucket=self.name, Key=key))  # type: ignore[misc]
+            self._request(f"delete {key}", "delete_object", Key=key)
 
     def upload(self, path: Path, key: str, sha256: str) -> None:
-        """Upload a file whose hash is known, and look whether it arrived. What an earlier attempt left of it stays."""
+        """Upload a file whose hash is known and check the stored object.
+
+        Parts that an interrupted upload of the same file has sent are not sent again.
+        """
         size = path.stat().st_size
-        if size <= _PART:
+        if size <= _PART_SIZE:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != sha256:
                 raise InputError(f"{path} changed while it was published: publish again")
-            self._try(
-                f"write {key}",
-                lambda: self._client.put_object(Bucket=self.name, Key=key, Body=content, Metadata={"sha256": sha256}),
-            )
+            self._put_object(key, content, sha256)
         else:
-            self._multipart(path, key, size, sha256)
-        there = self.head(key)
-        if there is None or there["size"] != size or there["sha256"] != sha256:
-            raise StorageError(f"{path} did not arrive whole at s3://{self.name}/{key}: publish again")
+            self._upload_parts(path, key, size, sha256)
+        head = self.head(key)
+        if head is None or head.size != size or head.sha256 != sha256:
+            raise StorageError(f"the upload of {path} to s3://{self.name}/{key} is incomplete: publish again")
 
-    def _multipart(self, path: Path, key: str, size: int, sha256: str) -> None:
-        part = max(_PART, -(-size // 10_000 // 2**20) * 2**20)
-        target = {"Bucket": self.name, "Key": key}
-        upload, parts = self._begun(path, key, part, size)
+    def _put_object(self, key: str, content: bytes, sha256: str, **conditions: str) -> None:
+        self._request(f"write {key}", "put_object", Key=key, Body=content, Metadata={"sha256": sha256}, **conditions)
+
+    def _upload_parts(self, path: Path, key: str, size: int, sha256: str) -> None:
+        part_size = max(_PART_SIZE, -(-size // 10_000 // 2**20) * 2**20)
+        upload, etags = self._resumable_upload(path, key, part_size)
         if upload is None:
-            made = self._try(
-                f"write {key}", lambda: self._client.create_multipart_upload(**target, Metadata={"sha256": sha256})
-            )
-            upload = made["UploadId"]
-        target["UploadId"] = upload
+            created = self._request(f"write {key}", "create_multipart_upload", Key=key, Metadata={"sha256": sha256})
+            upload = created["UploadId"]
 
         def send(number: int) -> None:
             with path.open("rb") as file:
-                file.seek((number - 1) * part)
-                content = file.read(part)
-            sent = self._try(
-                f"write part {number} of {key}",
-                lambda: self._client.upload_part(**target, PartNumber=number, Body=content),
-            )
-            parts[number] = sent["ETag"]
+                file.seek((number - 1) * part_size)
+                content = file.read(part_size)
+            what = f"write part {number} of {key}"
+            sent = self._request(what, "upload_part", Key=key, UploadId=upload, PartNumber=number, Body=content)
+            etags[number] = sent["ETag"]
 
-        left = [number for number in range(1, -(-size // part) + 1) if number not in parts]
+        missing = [number for number in range(1, -(-size // part_size) + 1) if number not in etags]
         with ThreadPoolExecutor(self.parallel) as threads:
-            list(threads.map(send, left))
-        whole = {"Parts": [{"PartNumber": number, "ETag": parts[number]} for number in sorted(parts)]}
-        with contextlib.suppress(FileNotFoundError):  # an answer got lost, and it is finished: `upload` looks at it
-            self._try(f"finish {key}", lambda: self._client.complete_multipart_upload(**target, MultipartUpload=whole))
-        self._abort_uploads(key)
+            list(threads.map(send, missing))
+        parts = {"Parts": [{"PartNumber": number, "ETag": etags[number]} for number in sorted(etags)]}
+        # A lost response may belong to a completed upload, which then no longer exists; `upload` checks the object.
+        with contextlib.suppress(FileNotFoundError):
+            self._request(f"finish {key}", "complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload=parts)
+        for unfinished in self._uploads(key):
+            self._abort(key, unfinished)
 
-    def _begun(self, path: Path, key: str, part: int, size: int) -> tuple[str | None, dict[int, str]]:
-        """An interrupted upload of this key, and those of its parts that are of this file."""
+    def _resumable_upload(self, path: Path, key: str, part_size: int) -> tuple[str | None, dict[int, str]]:
+        """An interrupted upload of this file: its id and the ETags of its parts by number; (None, {}) if none fits."""
         uploads = self._uploads(key)
         if not uploads:
             return None, {}
         for other in uploads[:-1]:
             self._abort(key, other)
-        listed: list[dict[str, Any]] = []
-        more: dict[str, int] = {}
-        while True:
-            page = self._try(
-                f"list parts of {key}",
-                lambda more=more: self._client.list_parts(Bucket=self.name, Key=key, UploadId=uploads[-1], **more),  # type: ignore[misc]
-            )
-            listed += page.get("Parts", [])
-            if not page.get("IsTruncated"):
-                break
-            more = {"PartNumberMarker": page["NextPartNumberMarker"]}
-        parts: dict[int, str] = {}
+        etags: dict[int, str] = {}
         with path.open("rb") as file:
-            for entry in listed:
-                file.seek((entry["PartNumber"] - 1) * part)
-                content = file.read(part)
-                if entry["Size"] == len(content) and entry["ETag"].strip('"') == _md5(content):
-                    parts[entry["PartNumber"]] = entry["ETag"]
-        if not parts:
+            for part in self._uploaded_parts(key, uploads[-1]):
+                file.seek((part["PartNumber"] - 1) * part_size)
+                content = file.read(part_size)
+                if part["Size"] == len(content) and part["ETag"].strip('"') == _md5(content):
+                    etags[part["PartNumber"]] = part["ETag"]
+        if not etags:
             self._abort(key, uploads[-1])
             return None, {}
-        return uploads[-1], parts
+        return uploads[-1], etags
 
     def _uploads(self, key: str) -> list[str]:
-        found = self._try(
-            f"list uploads of {key}",
-            lambda: self._client.list_multipart_uploads(Bucket=self.name, Prefix=key),
-        )
-        return [entry["UploadId"] for entry in found.get("Uploads", []) if entry["Key"] == key]
+        """The ids of the unfinished multipart uploads of a key."""
+        response = self._request(f"list uploads of {key}", "list_multipart_uploads", Prefix=key)
+        return [entry["UploadId"] for entry in response.get("Uploads", []) if entry["Key"] == key]
 
-    def _abort_uploads(self, key: str) -> None:
-        for upload in self._uploads(key):
-            self._abort(key, upload)
+    def _uploaded_parts(self, key: str, upload: str) -> list[dict[str, Any]]:
+        parts: list[dict[str, Any]] = []
+        page_start: dict[str, int] = {}
+        while True:
+            page = self._request(f"list parts of {key}", "list_parts", Key=key, UploadId=upload, **page_start)
+            parts += page.get("Parts", [])
+            if not page.get("IsTruncated"):
+                return parts
+            page_start = {"PartNumberMarker": page["NextPartNumberMarker"]}
 
     def _abort(self, key: str, upload: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._try(
-                f"give up an old upload of {key}",
-                lambda: self._client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload),
-            )
+            self._request(f"abort an upload of {key}", "abort_multipart_upload", Key=key, UploadId=upload)
 
-    def _try(self, what: str, call: Callable[[], Any]) -> Any:
-        """Make one request until it is answered. FileNotFoundError, ClientError for a condition that does not hold,
-        StorageError for the rest."""
+    def _request(self, what: str, operation: str, **parameters: object) -> dict[str, Any]:
+        """Call one boto3 operation on this bucket and return its response; raises as `_retry` does."""
+        return self._retry(what, lambda: getattr(self._client, operation)(Bucket=self.name, **parameters))
+
+    def _retry(self, what: str, call: Callable[[], T]) -> T:
+        """Repeat `call` until it succeeds or no attempt is left.
+
+        Raises FileNotFoundError if the object does not exist, ClientError if a condition does not hold, StorageError
+        for every other failure.
+        """
         import stamina
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             for attempt in stamina.retry_context(
-                on=_is_passing, attempts=self.attempts, timeout=None, wait_initial=0.05, wait_max=5.0, wait_jitter=0.1
+                on=_is_transient, attempts=self.attempts, timeout=None, wait_initial=0.05, wait_max=5.0, wait_jitter=0.1
             ):
                 with attempt:
                     return call()
@@ -287,35 +288,38 @@ class Bucket:
                 raise FileNotFoundError(what) from None
             if _status(error) in (409, 412):
                 raise
-            raise StorageError(f"cannot {what} in bucket {self.name}: {_words(error)}") from None
-        except (BotoCoreError, _Damaged) as error:
-            raise StorageError(f"cannot {what} in bucket {self.name}: {_words(error)}") from None
+            raise StorageError(f"cannot {what} in bucket {self.name}: {_describe(error)}") from None
+        except (BotoCoreError, _DamagedResponse) as error:
+            raise StorageError(f"cannot {what} in bucket {self.name}: {_describe(error)}") from None
         raise AssertionError("stamina returns or raises")
 
 
-def _is_passing(error: Exception) -> bool:
-    """Whether asking again may help."""
+def _is_transient(error: Exception) -> bool:
+    """Whether a retry may succeed."""
     from botocore.exceptions import ClientError, FlexibleChecksumError, HTTPClientError
     from botocore.exceptions import IncompleteReadError as Incomplete
     from botocore.parsers import ResponseParserError
 
     if isinstance(error, ClientError):
-        return _status(error) >= 500 or _status(error) == 429 or error.response["Error"]["Code"] in _PASSING
-    return isinstance(error, (HTTPClientError, FlexibleChecksumError, Incomplete, ResponseParserError, _Damaged))
+        return _status(error) >= 500 or _status(error) == 429 or error.response["Error"]["Code"] in _TRANSIENT_CODES
+    return isinstance(
+        error, (HTTPClientError, FlexibleChecksumError, Incomplete, ResponseParserError, _DamagedResponse)
+    )
 
 
 def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()  # what an S3 part's ETag is
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()  # the ETag of an S3 part
 
 
-def _status(error: Any) -> int:
+def _status(error: ClientError) -> int:
     return int(error.response["ResponseMetadata"].get("HTTPStatusCode", 0))
 
 
-def _words(error: Exception) -> str:
-    if type(error).__name__ == "NoCredentialsError":
+def _describe(error: Exception) -> str:
+    from botocore.exceptions import ClientError, NoCredentialsError
+
+    if isinstance(error, NoCredentialsError):
         return "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role"
-    if getattr(error, "response", None) and _status(error) == 403:
-        code = error.response["Error"]["Code"]  # type: ignore[attr-defined]
-        return f"refused ({code}): look at the credentials and at what they may do"
+    if isinstance(error, ClientError) and _status(error) == 403:
+        return f"refused ({error.response['Error']['Code']}): check the credentials and their permissions"
     return " ".join(str(error).split())

@@ -124,7 +124,7 @@ def test_damage_in_a_shard_is_seen(dataset: Path, tmp_path: Path) -> None:
     middle = whole.index(image) + len(image) // 2
     for damaged in (whole[:middle], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
         shard.write_bytes(damaged)
-        with pytest.raises(ImageError, match=r"shard-000000.tar does not hold src/07.jpg as its table says"):
+        with pytest.raises(ImageError, match=r"src/07.jpg in .*shard-000000.tar does not have the sha256 of the table"):
             open_store(tmp_path / "packed").read("src/07.jpg")
     shard.write_bytes(whole)
     assert open_store(tmp_path / "packed").read("src/07.jpg") == image

@@ -1,7 +1,8 @@
-"""What is kept on this machine because making it again takes time, shared by its processes.
+"""Caches on this machine, shared by its processes.
 
-`DiskCache` is a folder of bytes by key with a limit on its size: what was used longest ago goes first, and an entry
-carries its own hash, so that a torn or damaged one counts as absent. `kept_file` is one large file, to be mapped.
+`DiskCache` is a folder of byte strings by key with a limit on its size. The least recently used entries are removed
+first. Each entry carries its own hash, so an incomplete or damaged one counts as absent. `cached_file` is one large
+file for memory-mapping.
 """
 
 from __future__ import annotations
@@ -17,83 +18,91 @@ from pathlib import Path
 
 from vhm.io import cache_directory
 
-_HASH = 16
-_KEEP = 30 * 86_400  # seconds
+_HASH_SIZE = 16
+_MAX_AGE = 30 * 86_400  # seconds
 
 
 class DiskCache:
-    """`max_bytes` bounds the folder, but for what is written between two looks (a twentieth of it)."""
+    """Byte strings on disk, at most about `max_bytes`: the size is checked after every twentieth of it is written."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder, self._max = folder, max_bytes
-        self._written = max_bytes  # look at the folder before the first entry: an earlier run may have filled it
+        self._written = max_bytes  # makes the first `put` check the size: an earlier run may have filled the folder
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: str) -> bytes | None:
-        """The bytes that were put under `key`, if they are still there and whole."""
+        """The bytes stored under `key`; None if they were removed or are damaged."""
         path = self._path(key)
         try:
             content = path.read_bytes()
         except OSError:
             return None
-        if hashlib.blake2b(content[_HASH:], digest_size=_HASH).digest() != content[:_HASH]:
+        if hashlib.blake2b(content[_HASH_SIZE:], digest_size=_HASH_SIZE).digest() != content[:_HASH_SIZE]:
             path.unlink(missing_ok=True)
             return None
-        with contextlib.suppress(OSError):  # another process may just have made room
+        with contextlib.suppress(OSError):  # another process may just have removed it
             os.utime(path)
-        return content[_HASH:]
+        return content[_HASH_SIZE:]
 
     def put(self, key: str, content: bytes) -> None:
-        """Keep `content`; a full disk is no error: then it is not kept."""
-        size = len(content) + _HASH
+        """Store `content`. If it is larger than half the limit, or the disk is full, it is not stored."""
+        size = len(content) + _HASH_SIZE
         if size > self._max // 2:
             return
         with self._lock:
             self._written += size
             if self._written > self._max // 20:
                 self._written = size
-                self._make_room(size)
+                self._shrink(size)
         path = self._path(key)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             path.parent.mkdir(exist_ok=True)
-            beside.write_bytes(hashlib.blake2b(content, digest_size=_HASH).digest() + content)
-            os.replace(beside, path)
+            temporary.write_bytes(hashlib.blake2b(content, digest_size=_HASH_SIZE).digest() + content)
+            os.replace(temporary, path)
         except OSError:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         name = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()
         return self._folder / name[:2] / name[2:]
 
-    def _make_room(self, coming: int) -> None:
-        """Remove what was used longest ago until nine tenths are left; one process at a time."""
+    def _shrink(self, new_bytes: int) -> None:
+        """Remove the least recently used entries until, with `new_bytes`, nine tenths of the limit are in use.
+
+        Only one process at a time does so; the others return at once.
+        """
         with (self._folder / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 return
-            found = []
-            for folder in os.scandir(self._folder):
-                if folder.is_dir():
-                    for entry in os.scandir(folder.path):
-                        with contextlib.suppress(OSError):
-                            status = entry.stat()
-                            found.append((status.st_mtime_ns, status.st_size, entry.path))
-            room = self._max * 9 // 10 - coming - sum(size for _, size, _ in found)
-            for _, size, path in sorted(found):
-                if room >= 0:
+            entries = self._entries()
+            excess = new_bytes + sum(size for _, size, _ in entries) - self._max * 9 // 10
+            for _, size, path in sorted(entries):
+                if excess <= 0:
                     break
                 with contextlib.suppress(OSError):
                     os.unlink(path)
-                room += size
+                excess -= size
+
+    def _entries(self) -> list[tuple[int, int, str]]:
+        """Time of last use in nanoseconds, size and path of every entry."""
+        entries = []
+        for folder in os.scandir(self._folder):
+            if folder.is_dir():
+                for entry in os.scandir(folder.path):
+                    with contextlib.suppress(OSError):
+                        status = entry.stat()
+                        entries.append((status.st_mtime_ns, status.st_size, entry.path))
+        return entries
 
 
-def kept_file(name: str, make: Callable[[Path], None]) -> Path:
-    """The file `name`, which tells its content, below `tables` in $VHM_CACHE; one process makes it where it is absent.
+def cached_file(name: str, create: Callable[[Path], None]) -> Path:
+    """The file `name` in the folder `tables` of $VHM_CACHE; if it is absent, one process creates it.
 
-    Then others go that nobody has asked for in 30 days.
+    `name` identifies the content, for example by its hash. Creating a file removes those unused for 30 days.
     """
     folder = cache_directory() / "tables"
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,10 +111,10 @@ def kept_file(name: str, make: Callable[[Path], None]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             for other in folder.iterdir():
-                if other.name != ".lock" and other.stat().st_mtime < time.time() - _KEEP:
+                if other.name != ".lock" and other.stat().st_mtime < time.time() - _MAX_AGE:
                     other.unlink()
-            beside = folder / f".{name}.partial"
-            make(beside)
-            os.replace(beside, path)
+            temporary = folder / f".{name}.partial"
+            create(temporary)
+            os.replace(temporary, path)
         os.utime(path)
     return path

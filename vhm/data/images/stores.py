@@ -1,9 +1,9 @@
-"""Image roots: a folder of files, a folder of tar shards, or either in S3; read the same way.
+"""Image stores: a folder of files, a folder of tar shards, or either in S3, with one interface.
 
 FOLDER/SOURCE/IMAGE                     files
-FOLDER/index.json, shard-000000.tar …   what `vhm data pack` writes; images are read by offset
-s3://BUCKET/PREFIX                      either of them, published (`vhm data push`) or plain; images are read in
-                                        ranges and kept in a folder of limited size
+FOLDER/index.json, shard-000000.tar …   written by `vhm data pack`; images are read by offset
+s3://BUCKET/PREFIX                      either of them, published (`vhm data push`), or plain files; images are read
+                                        in ranges and cached in a folder of limited size
 """
 
 from __future__ import annotations
@@ -15,50 +15,50 @@ import re
 import stat
 import threading
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import orjson
 
-from vhm.data.images.cache import DiskCache, kept_file
+from vhm.data.images.cache import DiskCache, cached_file
 from vhm.data.shards.table import INDEX, TABLE, ShardEntry, ShardTable, is_packed, open_local_table, open_table
 from vhm.errors import ImageError, InputError
 from vhm.io import cache_directory, write_bytes
-from vhm.storage.s3 import Bucket, is_uri, parse_uri
-from vhm.storage.versions import Published, open_published
+from vhm.storage.s3 import Bucket, ObjectHead, is_uri, parse_uri
+from vhm.storage.versions import FileEntry, Published, open_published
 
-MAX_FILE = 2**30
+MAX_FILE = 2**30  # bytes
 
 
 class ImageStore(Protocol):
-    """Gives the bytes of an image by its name below the root; from several threads at once."""
+    """Image files by their name relative to the store; safe to use from several threads."""
 
     remote: bool
 
     def read(self, name: str) -> bytes:
-        """The file's bytes. Raises ImageError when there is no such file or it leaves the root."""
+        """The file's bytes. Raises ImageError if it does not exist or lies outside the store."""
         ...
 
     def size(self, name: str) -> int:
-        """How many bytes `read` gives. Raises ImageError as `read` does."""
+        """The number of bytes that `read` returns. Raises ImageError as `read` does."""
         ...
 
     def stamp(self, name: str) -> str:
-        """What changes when the file does, told without reading it. Raises ImageError as `read` does."""
+        """A string that changes when the file does; the file is not read. Raises ImageError as `read` does."""
         ...
 
 
-def open_store(place: str | Path) -> ImageStore:
-    """The image root at a path or an s3:// address; InputError when there is none."""
-    if is_uri(place):
-        return _open_remote(str(place))
-    path = Path(place)
+def open_store(location: str | Path) -> ImageStore:
+    """The image store at a path or an s3:// URI. Raises InputError if it does not exist."""
+    if is_uri(location):
+        return _open_remote(str(location))
+    path = Path(location)
     if not path.is_dir():
-        raise InputError(f"image root {path} does not exist")
+        raise InputError(f"image store {path} does not exist")
     return ShardStore(path) if is_packed(path) else FolderStore(path)
 
 
 def join(root: str | Path, name: str) -> str | Path:
-    """`name` below a data root; an address or an absolute path stands for itself."""
+    """`name` below a data root; a URI or an absolute path is returned unchanged."""
     if is_uri(name):
         return name
     return f"{root}/{name}" if is_uri(root) else Path(root) / name
@@ -91,38 +91,38 @@ class FolderStore:
         path = self._path / name
         try:
             path.resolve().relative_to(self._real)
-        except (ValueError, RuntimeError):  # the latter for links that lead in a circle
-            raise ImageError("bad_path", f"{name} leaves the image root through a link") from None
+        except (ValueError, RuntimeError):  # RuntimeError: a cycle of links
+            raise ImageError("bad_path", f"{name} leads out of the image store through a link") from None
         try:
             status = path.stat()
         except OSError:
             raise ImageError("image_missing", f"{path} does not exist") from None
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError("image_unknown", f"{path} is no file")
+            raise ImageError("image_unknown", f"{path} is not a file")
         return status
 
 
 class _Shards:
-    """What local and remote shards share: the table."""
+    """The table of a store of shards, local or remote."""
 
-    def __init__(self, where: str, table: ShardTable) -> None:
-        self._where, self._table = where, table
+    def __init__(self, location: str, table: ShardTable) -> None:
+        self._location, self._table = location, table
 
     def size(self, name: str) -> int:
-        return self._place(name).size
+        return self._entry(name).size
 
     def stamp(self, name: str) -> str:
-        return self._place(name).sha256.hex()
+        return self._entry(name).sha256.hex()
 
-    def _place(self, name: str) -> ShardEntry:
-        place = self._table.find(name)
-        if place is None:
-            raise ImageError("image_missing", f"{name} is not in {self._where}")
-        return place
+    def _entry(self, name: str) -> ShardEntry:
+        entry = self._table.find(name)
+        if entry is None:
+            raise ImageError("image_missing", f"{name} is not in {self._location}")
+        return entry
 
 
 class ShardStore(_Shards):
-    """Shards are memory-mapped; the table says where each image's bytes are, and what they must be."""
+    """Memory-mapped shards; the table has the offset and the sha256 of each image."""
 
     remote = False
 
@@ -133,13 +133,13 @@ class ShardStore(_Shards):
         self._lock = threading.Lock()
 
     def read(self, name: str) -> bytes:
-        place = self._place(name)
-        shard = self._shard(place.shard)
-        content = shard[max(place.offset, 0) : place.offset + place.size]
-        if hashlib.sha256(content).digest() != place.sha256:  # a twentieth of what decoding it takes
-            told = self._path / self._table.shards[place.shard]
+        entry = self._entry(name)
+        shard = self._shard(entry.shard)
+        content = shard[max(entry.offset, 0) : entry.offset + entry.size]
+        if hashlib.sha256(content).digest() != entry.sha256:  # takes a twentieth of the time of decoding the image
+            path = self._path / self._table.shards[entry.shard]
             raise ImageError(
-                "image_truncated", f"{told} does not hold {name} as its table says: pack or fetch it again"
+                "image_truncated", f"{name} in {path} does not have the sha256 of the table: pack or fetch it again"
             )
         return content
 
@@ -158,32 +158,32 @@ class ShardStore(_Shards):
 # --- S3 ------------------------------------------------------------------------------------------
 
 
-def _open_remote(place: str) -> ImageStore:
-    uri = parse_uri(place)
+def _open_remote(location: str) -> ImageStore:
+    uri = parse_uri(location)
     published = open_published(uri)
     if published is None:
         published = Published(Bucket(uri.bucket), uri, {})
         if not published.bucket.keys(f"{uri.prefix}/" if uri.prefix else "", limit=1):
-            raise InputError(f"image root {place} is empty or does not exist")
+            raise InputError(f"image store {location} is empty or does not exist")
         return RemoteFolderStore(published)
     return RemoteShardStore(published) if INDEX in published.files else RemoteFolderStore(published)
 
 
 def image_cache() -> DiskCache:
-    """Where images from S3 are kept: `s3` below $VHM_CACHE, at most $VHM_CACHE_GB (20)."""
-    told = os.environ.get("VHM_CACHE_GB", "20")
-    if not re.fullmatch(r"\d+(\.\d+)?", told):
-        raise InputError(f"VHM_CACHE_GB={told!r} is no number of gigabytes")
-    return DiskCache(cache_directory() / "s3", int(float(told) * 1e9))
+    """The cache of images from S3: the folder `s3` in $VHM_CACHE, of at most $VHM_CACHE_GB (default 20) gigabytes."""
+    limit = os.environ.get("VHM_CACHE_GB", "20")
+    if not re.fullmatch(r"\d+(\.\d+)?", limit):
+        raise InputError(f"VHM_CACHE_GB={limit!r} is not a number of gigabytes")
+    return DiskCache(cache_directory() / "s3", int(float(limit) * 1e9))
 
 
 def fetch_file(published: Published, name: str) -> Path:
-    """A file of a published directory on this machine, to be mapped."""
-    return kept_file(published.files[name]["sha256"], lambda path: write_bytes(path, published.read(name)))
+    """The local copy of a file of a published directory, for memory-mapping."""
+    return cached_file(published.files[name].sha256, lambda path: write_bytes(path, published.read(name)))
 
 
 class RemoteFolderStore:
-    """One object an image."""
+    """One S3 object per image."""
 
     remote = True
 
@@ -203,14 +203,14 @@ class RemoteFolderStore:
         return content
 
     def size(self, name: str) -> int:
-        return int(self._entry(name)["size"])
+        return self._entry(name).size
 
     def stamp(self, name: str) -> str:
         entry = self._entry(name)
-        return str(entry["sha256"]) if self._published.files else f"{self._published.uri / name} {entry['etag']}"
+        return entry.sha256 if isinstance(entry, FileEntry) else f"{self._published.uri / name} {entry.etag}"
 
-    def _entry(self, name: str) -> dict[str, Any]:
-        """The file's size and hash as published, or what S3 says of a plain object."""
+    def _entry(self, name: str) -> FileEntry | ObjectHead:
+        """The file's entry in the published manifest; for plain objects, the response of S3."""
         files = self._published.files
         entry = files.get(name) if files else self._published.bucket.head((self._published.uri / name).prefix)
         if entry is None:
@@ -219,7 +219,7 @@ class RemoteFolderStore:
 
 
 class RemoteShardStore(_Shards):
-    """Images are ranges of shards; each one's hash is in the table, so what comes damaged is asked for again."""
+    """Images are ranges of shards; their sha256 is in the table, so a damaged response is requested again."""
 
     remote = True
 
@@ -229,11 +229,11 @@ class RemoteShardStore(_Shards):
         self._published, self._cache = published, image_cache()
 
     def read(self, name: str) -> bytes:
-        place = self._place(name)
-        digest = place.sha256.hex()
+        entry = self._entry(name)
+        digest = entry.sha256.hex()
         content = self._cache.get(digest)
         if content is None:
-            shard = (self._published.uri / self._table.shards[place.shard]).prefix
-            content = self._published.bucket.get(shard, place.offset, place.size, digest)
+            shard = (self._published.uri / self._table.shards[entry.shard]).prefix
+            content = self._published.bucket.get(shard, entry.offset, entry.size, digest)
             self._cache.put(digest, content)
         return content
