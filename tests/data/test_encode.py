@@ -1,4 +1,4 @@
-"""Prompts and labels: the two templates, image places, refusals, one tokenizer for all."""
+"""Prompts and labels: the templates, image positions, refused records, agreement with the oracle."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vhm.errors import EncodeError
 
 def record(*turns: str, image: str | None = "a.jpg") -> dict[str, Any]:
     speakers = ("human", "gpt")
-    made: dict[str, Any] = {"conversations": [{"from": speakers[i % 2], "value": text} for i, text in enumerate(turns)]}
-    return made | ({"image": image} if image else {})
+    conversations = [{"from": speakers[i % 2], "value": text} for i, text in enumerate(turns)]
+    return {"conversations": conversations} | ({"image": image} if image else {})
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def tokenizer(base):
     return base[1].tokenizer
 
 
-def said(tokenizer, encoded) -> str:
+def target_text(tokenizer, encoded) -> str:
     return tokenizer.decode(encoded["labels"][encoded["labels"] >= 0])
 
 
@@ -36,9 +36,9 @@ def test_plain_keeps_the_caption_and_drops_the_question(tokenizer) -> None:
     assert tokenizer.decode(encoded["input_ids"][5:]) == "A river.\n"
 
 
-def test_v1_learns_each_answer_and_its_end(tokenizer) -> None:
+def test_v1_labels_are_each_answer_and_its_end_token(tokenizer) -> None:
     encoded = encode(record("<image>\nWhat?", "A river.", "Wide?", "Yes."), tokenizer, "v1", image_tokens=2)
-    assert said(tokenizer, encoded) == "A river.</s> Yes.</s>"
+    assert target_text(tokenizer, encoded) == "A river.</s> Yes.</s>"
     text = tokenizer.decode(encoded["input_ids"])
     assert text.replace("<image><image>", "<image>").startswith(f"<s> {SYSTEM} USER: <image>")
 
@@ -76,7 +76,7 @@ def test_a_leading_answer_is_dropped(tokenizer) -> None:
         ({"conversations": [{"from": "gpt", "value": "A"}]}, "no_human_turn"),
     ],
 )
-def test_what_cannot_be_trained_on_is_refused_with_its_reason(tokenizer, bad: Any, reason: str) -> None:
+def test_records_that_cannot_be_trained_on_are_refused_with_a_reason(tokenizer, bad: Any, reason: str) -> None:
     with pytest.raises(EncodeError) as caught:
         encode(bad, tokenizer)
     assert caught.value.reason == reason
@@ -87,25 +87,25 @@ def test_a_caption_needs_exactly_two_turns(tokenizer) -> None:
         encode(record("<image>\nQ", "A", "Q", "B"), tokenizer, "plain")
 
 
-def test_truncation_counts_the_image_as_one_and_says_so(tokenizer) -> None:
+def test_truncation_counts_the_image_as_one_and_is_reported(tokenizer) -> None:
     long = record("<image>\nQ", "river " * 500)
     sample = encode_compact(long, tokenizer, "v1", 100)
     assert (len(sample.input_ids), sample.truncated) == (100, True)
     assert len(encode(long, tokenizer, "v1", image_tokens=50, max_length=100)["input_ids"]) == 149
 
 
-def test_an_image_or_an_answer_beyond_the_cut_is_refused(tokenizer) -> None:
+def test_an_image_or_answer_beyond_the_length_limit_is_refused(tokenizer) -> None:
     with pytest.raises(EncodeError, match="too_long"):
         encode(record("Q", "A" * 200, "<image>\nQ", "A"), tokenizer, "v1", max_length=60)
     with pytest.raises(EncodeError, match="no_target"):
         encode(record("<image>\n" + "Q " * 200, "A"), tokenizer, "v1", max_length=60)
 
 
-_WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="<>"), min_size=1, max_size=40)
+_TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="<>"), min_size=1, max_size=40)
 
 
 @settings(max_examples=60, deadline=None)
-@given(question=_WORDS.filter(str.strip), answer=_WORDS.filter(str.strip))
+@given(question=_TEXT.filter(str.strip), answer=_TEXT.filter(str.strip))
 def test_processor_and_encode_give_the_same_prompt(base, question: str, answer: str) -> None:
     from PIL import Image
 
@@ -164,25 +164,25 @@ def llama(request, llama_pieces, tmp_path_factory):
 
 
 @pytest.mark.parametrize("turns", CONVERSATIONS, ids=range(len(CONVERSATIONS)))
-def test_v1_is_the_references_to_the_id_and_the_label(llama, turns: list[str]) -> None:
+def test_v1_ids_and_labels_equal_the_references(llama, turns: list[str]) -> None:
     oracle, tokenizer = llama
-    image = "a.jpg" if any("<image>" in words for words in turns) else None
+    image = "a.jpg" if any("<image>" in turn for turn in turns) else None
     encoded = encode(record(*turns, image=image), tokenizer, "v1", image_tokens=1)
     assert (encoded["input_ids"].tolist(), encoded["labels"].tolist()) == oracle.v1(turns)
 
 
 @pytest.mark.parametrize("caption", [text for text in QUESTIONS + ANSWERS if text], ids=repr)
-def test_plain_is_the_references_to_the_id_and_the_label(llama, caption: str) -> None:
+def test_plain_ids_and_labels_equal_the_references(llama, caption: str) -> None:
     oracle, tokenizer = llama
     encoded = encode(record("<image>\nDescribe.", caption), tokenizer, "plain", image_tokens=1)
     assert (encoded["input_ids"].tolist(), encoded["labels"].tolist()) == oracle.plain(caption)
 
 
-def test_the_tokens_that_the_reference_documents(llama) -> None:
+def test_ids_equal_the_documented_example(llama) -> None:
     oracle, tokenizer = llama
     ids = encode(record("<image>\nDescribe the", "A", "B", "C"), tokenizer, image_tokens=1)["input_ids"].tolist()
-    place = ids.index(32000)
-    assert ids[place - 4 : place + 6] == [3148, 1001, 29901, 29871, 32000, 29871, 13, 4002, 29581, 278]
+    position = ids.index(32000)
+    assert ids[position - 4 : position + 6] == [3148, 1001, 29901, 29871, 32000, 29871, 13, 4002, 29581, 278]
     after = ids[ids.index(2) : ids.index(2) + 4]
     assert after == ([2, 3148, 1001, 29901] if oracle.legacy else [2, 3308, 1001, 29901])
 
@@ -196,17 +196,17 @@ def test_the_processor_gives_the_same_ids_for_several_rounds(llama, turns: list[
 
     _, tokenizer = llama
     processor = build_processor(tokenizer, LlavaConfig(vision_config={"image_size": 28, "patch_size": 14}))
-    messages = [{"role": ("user", "assistant")[n % 2], "content": words} for n, words in enumerate(turns)]
+    messages = [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in enumerate(turns)]
     text = turns[0].replace("<image>", "").strip()
     messages[0]["content"] = [
         {"type": "image", "image": Image.new("RGB", (20, 10))},
         {"type": "text", "text": text},
     ]
-    whole = processor.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"][0]
+    conversation = processor.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"][0]
     encoded = encode(record(*turns), tokenizer, image_tokens=4)["input_ids"].tolist()
-    assert list(whole) == encoded
-    asked = processor.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=True, return_dict=True)
-    prompt = list(asked["input_ids"][0])
+    assert list(conversation) == encoded
+    question = processor.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=True, return_dict=True)
+    prompt = list(question["input_ids"][0])
     assert prompt == encoded[: len(prompt)]
 
 

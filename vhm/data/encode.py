@@ -1,12 +1,12 @@
-"""Conversations → token ids and labels, and the one place where prompts are written.
+"""Conversations → token ids and labels. All prompt templates are defined here.
 
-    plain   <s> IMAGE caption"\\n"                          no </s>; the question's words are dropped
+    plain   <s> IMAGE caption"\\n"                          no </s>; the text of the question is dropped
     v1      <s> SYSTEM USER: IMAGE"\\n"question ASSISTANT: answer</s>USER: …      Vicuna, LLaVA-1.5, VHM
-    chatml  <|im_start|>role"\\n"words<|im_end|>"\\n"…                            SmolLM2 and others
+    chatml  <|im_start|>role"\\n"text<|im_end|>"\\n"…                             SmolLM2 and others
 
-Labels keep what the model must say (the caption; each answer and the token that ends it), everything
-else is -100. `CHAT_TEMPLATES` are the same words in Jinja: a model directory carries one, and whoever
-asks the model (`vhm.inference.prompts`, plain transformers, other servers) gets the prompt that training used.
+Labels are the ids of the caption, or of each answer and its end token; all other positions are -100. `CHAT_TEMPLATES`
+express the last two formats in Jinja. A model directory carries one of them, so that inference
+(`vhm.inference.prompts`, plain transformers, other servers) uses the same prompt as training.
 Source: arXiv 2403.20213, section 4; the reference's conversation templates; SmolLM2's model card.
 """
 
@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vhm.data.records import IMAGE_MARKER, check_turns
 from vhm.errors import EncodeError, InputError, RecordError
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
 IGNORE = -100
 SYSTEM = (
@@ -29,7 +30,7 @@ SYSTEM = (
 )
 SMOL_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
-# A message's text, with the image's marker in front where it has one.
+# The text of a message. An image's marker comes first; without text, no newline follows it.
 _JINJA_TURN = (
     "{% for message in messages %}"
     "{% set content = message['content'] %}"
@@ -70,7 +71,7 @@ TEMPLATES = ("plain", *CHAT_TEMPLATES)
 
 @dataclass(frozen=True)
 class Sample:
-    """`input_ids` with one id for the image, before its place is expanded, and the labels beside them."""
+    """Token ids and labels of one record; the image is one id until `expand`."""
 
     input_ids: list[int]
     labels: list[int]
@@ -78,16 +79,16 @@ class Sample:
 
 
 def encode(
-    record: Mapping[str, Any],
-    tokenizer: Any,
+    record: Mapping[str, object],
+    tokenizer: PreTrainedTokenizerBase,
     template: str = "v1",
     image_tokens: int = 576,
     max_length: int = 2048,
 ) -> dict[str, torch.Tensor]:
-    """One record as {"input_ids": LongTensor[T], "labels": LongTensor[T]}, the image expanded.
+    """One record as {"input_ids": LongTensor[T], "labels": LongTensor[T]}.
 
-    The image is `image_tokens` times the id of `<image>`; `max_length` counts it as one, so T can reach
-    max_length + image_tokens - 1. Raises EncodeError when the record cannot be trained on.
+    The image takes `image_tokens` positions with the id of `<image>`. `max_length` counts it as one, so T is at most
+    max_length + image_tokens - 1. Raises EncodeError if the record cannot be trained on.
     """
     import torch
 
@@ -96,8 +97,10 @@ def encode(
     return {"input_ids": torch.tensor(input_ids), "labels": torch.tensor(labels)}
 
 
-def encode_compact(record: Mapping[str, Any], tokenizer: Any, template: str, max_length: int) -> Sample:
-    """As `encode`, with one id in the image's place: what lengths are planned with."""
+def encode_compact(
+    record: Mapping[str, object], tokenizer: PreTrainedTokenizerBase, template: str, max_length: int
+) -> Sample:
+    """As `encode`, but the image is one id. Raises EncodeError if the record cannot be trained on."""
     if template not in TEMPLATES:
         raise InputError(f"template {template!r} is unknown: use one of {', '.join(TEMPLATES)}")
     try:
@@ -111,37 +114,42 @@ def encode_compact(record: Mapping[str, Any], tokenizer: Any, template: str, max
     text, targets = (_v1_text if template == "v1" else _chatml_text)(turns, tokenizer)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     input_ids = list(encoded["input_ids"])
-    return _cut(input_ids, _label(input_ids, encoded["offset_mapping"], targets), tokenizer, max_length)
+    labels = _label(input_ids, encoded["offset_mapping"], targets)
+    return _truncate(input_ids, labels, tokenizer, max_length)
 
 
 def expand(sample: Sample, image_id: int, image_tokens: int) -> tuple[list[int], list[int]]:
-    """(ids, labels) with `image_tokens` positions in the image's place."""
+    """(input_ids, labels) with the image's id repeated `image_tokens` times."""
     if image_id not in sample.input_ids:
         return sample.input_ids, sample.labels
-    place = sample.input_ids.index(image_id)
-    ids = sample.input_ids[:place] + [image_id] * image_tokens + sample.input_ids[place + 1 :]
-    return ids, sample.labels[:place] + [IGNORE] * image_tokens + sample.labels[place + 1 :]
+    position = sample.input_ids.index(image_id)
+    ids = sample.input_ids[:position] + [image_id] * image_tokens + sample.input_ids[position + 1 :]
+    return ids, sample.labels[:position] + [IGNORE] * image_tokens + sample.labels[position + 1 :]
 
 
-def refuse_special_tokens(turns: Sequence[tuple[str, str]], tokenizer: Any, has_image: bool) -> None:
-    """Raise EncodeError where text would become special tokens, or markers do not match the image."""
+def refuse_special_tokens(
+    turns: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, has_image: bool
+) -> None:
+    """Raise EncodeError if text would become special tokens, or if the image markers do not match the image."""
     marked = 0
     for number, (speaker, text) in enumerate(turns):
         for token in tokenizer.get_added_vocab():
             if token != IMAGE_MARKER and token in text:
-                raise EncodeError("special_token", f"turn {number} holds {token!r}: escape or remove it")
+                raise EncodeError("special_token", f"turn {number} contains {token!r}: escape or remove it")
         if IMAGE_MARKER in text:
             if speaker != "human":
-                raise EncodeError("special_token", f"turn {number} is an answer and holds {IMAGE_MARKER!r}")
+                raise EncodeError("special_token", f"turn {number} is an answer and contains {IMAGE_MARKER!r}")
             marked += 1
-            # Taking markers out must not make new ones of what was around them.
+            # Removing a marker must not create another one from the text around it.
             if IMAGE_MARKER in text.replace(IMAGE_MARKER, ""):
-                raise EncodeError("special_token", f"turn {number} holds nested image markers")
+                raise EncodeError("special_token", f"turn {number} contains nested image markers")
     if marked != int(has_image):
         raise EncodeError("image_count", f"{marked} turns with an image marker, {int(has_image)} images")
 
 
-def _plain(turns: list[tuple[str, str]], has_image: bool, tokenizer: Any, max_length: int) -> Sample:
+def _plain(
+    turns: list[tuple[str, str]], has_image: bool, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Sample:
     if len(turns) != 2:
         raise EncodeError("turn_count", f"a caption record has {len(turns)} turns instead of 2")
     if not has_image or IMAGE_MARKER not in turns[0][1]:
@@ -150,18 +158,18 @@ def _plain(turns: list[tuple[str, str]], has_image: bool, tokenizer: Any, max_le
         raise EncodeError("no_target", "the caption is empty")
     start = tokenizer(f"{tokenizer.bos_token}{IMAGE_MARKER}", add_special_tokens=False)["input_ids"]
     caption = _ids_at_start(f"{turns[1][1]}\n", tokenizer)
-    return _cut([*start, *caption], [IGNORE] * len(start) + caption, tokenizer, max_length)
+    return _truncate([*start, *caption], [IGNORE] * len(start) + caption, tokenizer, max_length)
 
 
-def _ids_at_start(text: str, tokenizer: Any) -> list[int]:
-    """Ids of a text that begins a sequence.
+def _ids_at_start(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a text at the start of a sequence.
 
-    The non-legacy Llama tokenizer takes `USER:` at the start of a segment for what comes after `</s>`:
-    behind a newline of its own it is ordinary text, and the newline's ids are taken off again.
+    The non-legacy Llama tokenizer treats `USER:` at the start of a segment as if it followed `</s>`. After a newline
+    it is ordinary text, so a newline is put in front and its ids are removed.
     """
 
-    def ids(words: str) -> list[int]:
-        return list(tokenizer(words, add_special_tokens=False)["input_ids"])
+    def ids(part: str) -> list[int]:
+        return list(tokenizer(part, add_special_tokens=False)["input_ids"])
 
     newline = ids("\n")
     if text.startswith("USER:") and tokenizer.convert_ids_to_tokens(newline[0]) == "▁":
@@ -169,59 +177,62 @@ def _ids_at_start(text: str, tokenizer: Any) -> list[int]:
     return ids(text)
 
 
-def _v1_text(turns: list[tuple[str, str]], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
+def _v1_text(turns: list[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[tuple[int, int]]]:
+    """The prompt, and the spans of characters that are targets."""
     text = f"{tokenizer.bos_token}{SYSTEM} "
     targets = []
-    for speaker, words in turns:
+    for speaker, content in turns:
         if speaker == "human":
-            words = _marker_first(words)
-            text += f"USER: {words} " if words else "USER:"
-        elif words:
+            content = _marker_first(content)
+            text += f"USER: {content} " if content else "USER:"
+        elif content:
             text += "ASSISTANT:"
             start = len(text)
-            text += f" {words}{tokenizer.eos_token}"
+            text += f" {content}{tokenizer.eos_token}"
             targets.append((start, len(text)))
         else:
             text += "ASSISTANT:"
     return text, targets
 
 
-def _chatml_text(turns: list[tuple[str, str]], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
+def _chatml_text(turns: list[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[tuple[int, int]]]:
+    """The prompt, and the spans of characters that are targets."""
     text = f"<|im_start|>system\n{SMOL_SYSTEM}<|im_end|>\n"
     targets = []
-    for speaker, words in turns:
+    for speaker, content in turns:
         text += f"<|im_start|>{'user' if speaker == 'human' else 'assistant'}\n"
         start = len(text)
-        text += f"{_marker_first(words) if speaker == 'human' else words}<|im_end|>"
-        if speaker == "gpt" and words:
+        text += f"{_marker_first(content) if speaker == 'human' else content}<|im_end|>"
+        if speaker == "gpt" and content:
             targets.append((start, len(text)))
         text += "\n"
     return text, targets
 
 
-def _marker_first(words: str) -> str:
-    if IMAGE_MARKER not in words:
-        return words
-    return f"{IMAGE_MARKER}\n{words.replace(IMAGE_MARKER, '').strip()}".strip()
+def _marker_first(content: str) -> str:
+    """A turn with its image marker moved to the front, as in the reference."""
+    if IMAGE_MARKER not in content:
+        return content
+    return f"{IMAGE_MARKER}\n{content.replace(IMAGE_MARKER, '').strip()}".strip()
 
 
 def _label(input_ids: list[int], offsets: list[tuple[int, int]], targets: list[tuple[int, int]]) -> list[int]:
-    """A token is a target when it begins inside one; both are in the order of the text."""
+    """The id of each token that begins inside a target span, IGNORE for the others; both sequences are sorted."""
     labels = []
-    coming = iter(targets)
-    start, end = next(coming, (0, -1))
+    remaining = iter(targets)
+    start, end = next(remaining, (0, -1))
     for token, (begin, _) in zip(input_ids, offsets, strict=True):
         while end >= 0 and begin >= end:
-            start, end = next(coming, (0, -1))
+            start, end = next(remaining, (0, -1))
         labels.append(token if start <= begin < end else IGNORE)
     return labels
 
 
-def _cut(input_ids: list[int], labels: list[int], tokenizer: Any, max_length: int) -> Sample:
+def _truncate(input_ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Sample:
     if tokenizer.convert_tokens_to_ids(IMAGE_MARKER) in input_ids[max_length:]:
-        raise EncodeError("too_long", f"the image lies beyond the first {max_length} tokens")
+        raise EncodeError("too_long", f"the image is not within the first {max_length} tokens")
     truncated = len(input_ids) > max_length
     input_ids, labels = input_ids[:max_length], labels[:max_length]
     if all(label == IGNORE for label in labels):
-        raise EncodeError("no_target", "no answer is left within the length limit")
+        raise EncodeError("no_target", f"no token to train on within the first {max_length} tokens")
     return Sample(input_ids, labels, truncated)

@@ -1,4 +1,4 @@
-"""Records of a list file, and the one table of reasons for which a record or its image is rejected.
+"""Records of list files and evaluation files, and the table of reject reasons.
 
 A list file is a JSON array of records:
 
@@ -16,16 +16,16 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from vhm.errors import RecordError
 
 IMAGE_MARKER = "<image>"
-_NO_PATH = re.compile(r"[\\\0]|^(?:[a-z]:/|(?:data|file|https?|ftp|s3|gs|blob|javascript):)", re.IGNORECASE)
+_NOT_A_PATH = re.compile(r"[\\\0]|^(?:[a-z]:/|(?:data|file|https?|ftp|s3|gs|blob|javascript):)", re.IGNORECASE)
 
 REASONS: dict[str, str] = {
     "bad_json": "the record is not JSON, or nested too deeply",
-    "duplicate_key": "a key of the record is there twice",
+    "duplicate_key": "the record has a key twice",
     "not_object": "the record is not a JSON object",
     "missing_field": "a field that every record needs is absent",
     "wrong_type": "a field has the wrong type",
@@ -34,12 +34,12 @@ REASONS: dict[str, str] = {
     "empty_answer": "an answer is empty",
     "turn_count": "a caption or an evaluation record needs exactly a question and an answer",
     "image_count": "the number of image markers is not the number of images",
-    "special_token": "text holds a special token or an image marker where none may be",
-    "control_character": "text holds control characters",
-    "bad_unicode": "text holds lone surrogates or is not UTF-8",
+    "special_token": "text contains a special token, or an image marker where none is allowed",
+    "control_character": "text contains control characters",
+    "bad_unicode": "text contains lone surrogates or is not UTF-8",
     "too_long": "the text is longer than the limit",
-    "no_target": "nothing would be left to learn from",
-    "bad_path": "the image path is absolute, has '..', a scheme, or leaves the root",
+    "no_target": "no token would be trained on",
+    "bad_path": "the image path is absolute, has '..' or a scheme, or leads out of the image store",
     "image_missing": "the image file does not exist",
     "image_empty": "the image file has no bytes",
     "image_unknown": "the file is not an image of an allowed format",
@@ -47,20 +47,15 @@ REASONS: dict[str, str] = {
     "image_mode": "the image has an unsupported mode or too many frames",
     "image_bomb": "the image has more pixels or bytes than the limit",
     "image_thin": "the image is so thin that padding it to a square would exceed the limit",
-    "image_size": "the image is too small, or not of the size that the record says",
+    "image_size": "the image is too small, or differs from the size in the record",
     "duplicate_id": "an earlier record has the same id",
     "duplicate": "an earlier record has the same image and text",
     "bad_number": "a box, polygon or number is outside the convention",
     "no_options": "a multiple-choice question has no options",
     "refusal": "the caption is a refusal",
-    "boilerplate": "the caption holds what assistants and pages say around one",
+    "boilerplate": "the caption contains phrases of an assistant or a web page",
     "leak": "the image is in an evaluation list",
 }
-
-
-class Turn(TypedDict):
-    value: str
-    # "from" is a keyword of Python: `turn["from"]` is "human" or "gpt".
 
 
 class Record(TypedDict, total=False):
@@ -71,13 +66,13 @@ class Record(TypedDict, total=False):
     source_dataset: str
     image_path: str
     size: list[int]
-    conversations: list[Any]
+    conversations: list[dict[str, str]]
 
 
-def image_name(record: Mapping[str, Any]) -> str | None:
-    """Where the record's image lies below its image root; None for a text-only record.
+def image_name(record: Mapping[str, object]) -> str | None:
+    """The path of the record's image relative to its image store; None for a text-only record.
 
-    Raises RecordError("bad_path") when the record's words would lead out of the root.
+    Raises RecordError("bad_path") if the path would lead out of the store.
     """
     name = record.get("image")
     if name is None:
@@ -86,15 +81,15 @@ def image_name(record: Mapping[str, Any]) -> str | None:
     for part in (folder, name):
         if not isinstance(part, str):
             raise RecordError("wrong_type", f"image path part {part!r} is not a string")
-        if part.startswith("/") or ".." in part.split("/") or "://" in part or _NO_PATH.search(part):
-            raise RecordError("bad_path", f"{part!r} is not a plain path below the image root")
-    return posixpath.normpath(posixpath.join(folder, name))
+        if part.startswith("/") or ".." in part.split("/") or "://" in part or _NOT_A_PATH.search(part):
+            raise RecordError("bad_path", f"{part!r} is not a plain path below the image store")
+    return posixpath.normpath(posixpath.join(str(folder), str(name)))
 
 
 def check_turns(record: object) -> list[tuple[str, str]]:
-    """The record's turns as (speaker, text), a leading gpt turn dropped; RecordError where the form is wrong."""
+    """The record's turns as (speaker, text) without a leading gpt turn. Raises RecordError if the form is wrong."""
     if not isinstance(record, Mapping):
-        raise RecordError("not_object", f"a {type(record).__name__} where a record was expected")
+        raise RecordError("not_object", f"expected a record, not a {type(record).__name__}")
     if "conversations" not in record:
         raise RecordError("missing_field", "'conversations' is absent")
     conversations = record["conversations"]
@@ -107,12 +102,12 @@ def check_turns(record: object) -> list[tuple[str, str]]:
             raise RecordError("wrong_type", f"turn {number} is not {{from: human|gpt, value: text}}")
         turns.append((speaker, text))
     if turns[0][0] == "gpt":
-        turns = turns[1:]  # as the reference does
+        turns = turns[1:]  # as in the reference
     if not any(speaker == "human" for speaker, _ in turns):
         raise RecordError("no_human_turn", "no turn comes from the human")
     for number, (speaker, _) in enumerate(turns):
         if speaker != ("human", "gpt")[number % 2]:
-            raise RecordError("alternation", f"turn {number} comes from {speaker} again")
+            raise RecordError("alternation", f"turn {number} is the second in a row from {speaker}")
     if len(turns) % 2:
         raise RecordError("alternation", "the last question has no answer")
     return turns
