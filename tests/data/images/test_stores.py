@@ -94,7 +94,7 @@ def test_a_publication_is_validated_as_a_folder_is(packed: Path, bucket: str, tm
     assert result.manifest_sha256 == local["manifest_sha256"]
     index = open_index(f"s3://{bucket}/data")
     assert index[7] == open_index(packed / "valid")[7]
-    with pytest.raises(InputError, match=r"holds no manifest.parquet"):
+    with pytest.raises(InputError, match=r"has no manifest.parquet"):
         open_index(f"s3://{bucket}/nothing")
 
 

@@ -1,42 +1,43 @@
 """A validated manifest and its images → tar shards in WebDataset layout, the same bytes each time; and back.
 
-Each image is one sample: `NAME.EXT` beside `NAME.json` with the record that shows it, or a list of them. Records
-without an image are samples of their own below `text/`. Which shard a sample goes to is a hash of its name: changing
-one record changes one shard.
+Each image is one sample: `NAME.EXT` next to `NAME.json` with its record, or a list of its records. A record without an
+image is a sample in the folder `text/`. A hash of the sample's name selects the shard, so that changing one record
+changes one shard.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import shutil
 import tarfile
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import BinaryIO
 
 import orjson
 
 from vhm.data.images.stores import ImageStore, open_store
 from vhm.data.index import Index, manifest_file, open_index
 from vhm.data.records import image_name
-from vhm.data.shards.table import INDEX, ShardEntry, walk, write_table
+from vhm.data.shards.table import INDEX, Member, ShardEntry, ShardFile, walk, write_table
 from vhm.errors import InputError
-from vhm.io import sha256_file, whole_directory
+from vhm.io import JsonObject, whole_directory
 from vhm.progress import track
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
-_OVERHEAD = 2 * tarfile.BLOCKSIZE  # header and half a block of padding, twice, and a short record
+_OVERHEAD = 2 * tarfile.BLOCKSIZE  # per sample: two headers, each with half a block of padding, and a short record
 LIST = "list.json"
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What a packing wrote."""
+    """Numbers of images, records and shards in a packed dataset, and the size of all shards."""
 
     images: int
     records: int
@@ -45,7 +46,7 @@ class Packed:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "1GB", "500MB", …; InputError otherwise."""
+    """The number of bytes in "1GB", "500MB", …. Raises InputError for anything else."""
     number, unit = text[:-2].strip(), text[-2:].upper()
     if unit not in _UNITS or not number.replace(".", "", 1).isdigit() or float(number) <= 0:
         raise InputError(f"shard size {text!r}: write it as 1GB, 500MB or 100KB")
@@ -55,96 +56,45 @@ def parse_size(text: str) -> int:
 def pack(manifest: Path, images: str | Path, out: Path, shard_size: int = 10**9) -> Packed:
     """Write shards of at most about `shard_size` bytes, their table and the manifest to `out`.
 
-    Raises InputError or ImageError for what cannot be read.
+    Raises InputError or ImageError for input that cannot be read.
     """
-    root, index = open_store(images), open_index(manifest)
+    store, index = open_store(images), open_index(manifest)
     if not len(index):
         raise InputError(f"{manifest} has no record to pack")
-    samples, total = _samples(index, root)
+    samples, total = _collect_samples(index, store)
     count = 1
     while count * shard_size < total:
-        count *= 2  # a power of two: growing by a record does not move the others
+        count *= 2  # a power of two, so that one more record does not move all others to another shard
     order = sorted(samples, key=lambda name: (_shard_of(name, count), name))
-    stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in samples)
-    places: list[ShardEntry] = []
-    shards: list[dict[str, Any]] = []
+    samples_in = Counter(_shard_of(name, count) for name in order)
+    writer = _ShardWriter(index, store, samples)
+    entries: list[ShardEntry] = []
+    shards: list[ShardFile] = []
     with whole_directory(out, INDEX) as folder:
-        steps = iter(track(order, "packing", len(order)))
-        name = next(steps, None)
+        names = iter(track(order, "packing", len(order)))
         for number in range(count):
             path = folder / f"shard-{number:06d}.tar"
-            with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                while name is not None and _shard_of(name, count) == number:
-                    records = [index[i] for i in samples[name]]
-                    if image_name(records[0]) is not None:
-                        content = root.read(name)
-                        digest = hashlib.sha256(content).digest()
-                        places.append(ShardEntry(name, number, _add(tar, name, content), len(content), digest))
-                    told = orjson.dumps(records[0] if len(records) == 1 else records)
-                    _add(tar, _beside(name, stems), told)
-                    name = next(steps, None)
-            shards.append({"name": path.name, "size": path.stat().st_size, "sha256": sha256_file(path)})
+            entries += writer.write(path, number, itertools.islice(names, samples_in[number]))
+            shards.append(ShardFile.of(path))
+        next(names, None)  # ends the progress bar
         shutil.copyfile(manifest_file(manifest), folder / "manifest.parquet")
-        write_table(folder, shards, places, len(index))
-    return Packed(len(places), len(index), count, sum(shard["size"] for shard in shards))
+        write_table(folder, shards, entries, len(index))
+    return Packed(len(entries), len(index), count, sum(shard.size for shard in shards))
 
 
-def unpack(folder: Path, out: Path) -> int:
-    """Shards → `out`/images and `out`/list.json; returns the number of files.
+def _collect_samples(index: Index, store: ImageStore) -> tuple[dict[str, array[int]], int]:
+    """Sample names with the numbers of their records, and an estimate of the bytes of all shards.
 
-    Nothing is written but regular files of plain names below `out`: InputError for an archive that asks for more.
+    A record without an image is named by its content.
     """
-    tars = sorted(folder.glob("*.tar"))
-    if not tars:
-        raise InputError(f"{folder} holds no *.tar")
-    written = 0
-    with whole_directory(out, LIST) as place, (place / LIST).open("wb") as listed:
-        listed.write(b"[")
-        for tar in track(tars, "unpacking", len(tars)):
-            with tar.open("rb") as file:
-                for member in walk(tar):
-                    file.seek(member.offset)
-                    if member.name.endswith(".json"):
-                        for record in _records(file.read(member.size), f"{tar}: {member.name}"):
-                            listed.write((b",\n" if listed.tell() > 1 else b"\n") + orjson.dumps(record))
-                        continue
-                    path = place / "images" / member.name
-                    try:
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        with path.open("xb") as target:
-                            left, at = member.size, member.offset
-                            while left:
-                                sent = os.sendfile(target.fileno(), file.fileno(), at, left)
-                                left, at = left - sent, at + sent
-                    except (FileExistsError, NotADirectoryError):
-                        raise InputError(f"{tar}: {member.name!r} is there twice: refused") from None
-                    except OSError as error:
-                        raise InputError(f"{tar}: {member.name!r} cannot be written ({error.strerror})") from None
-                    written += 1
-        listed.write(b"\n]\n")
-    return written
-
-
-def packed_records(folder: Path) -> Iterator[dict[str, Any]]:
-    """The records inside the shards of `folder`, in their order."""
-    for shard in sorted(folder.glob("*.tar")):
-        with shard.open("rb") as file:
-            for member in walk(shard):
-                if member.name.endswith(".json"):
-                    file.seek(member.offset)
-                    yield from _records(file.read(member.size), f"{shard}: {member.name}")
-
-
-def _samples(index: Index, root: ImageStore) -> tuple[dict[str, array[int]], int]:
-    """Which records show each image (or none: named by their content), and how many bytes all will take."""
     samples: dict[str, array[int]] = {}
     total = 0
-    for number, record in enumerate(track(index, "looking at images", len(index))):
+    for number, record in enumerate(track(index, "reading image sizes", len(index))):
         content = orjson.dumps(record)
         name = image_name(record) or f"text/{hashlib.sha256(content).hexdigest()[:32]}.json"
         if name not in samples:
             samples[name] = array("q")
-            total += _OVERHEAD + (root.size(name) if record.get("image") is not None else 0)
+            total += _OVERHEAD + (store.size(name) if record.get("image") is not None else 0)
         samples[name].append(number)
         total += len(content)
     return samples, total
@@ -154,24 +104,90 @@ def _shard_of(name: str, count: int) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") % count
 
 
-def _beside(name: str, stems: Counter[str]) -> str:
-    """Where an image's records go: NAME.json, or NAME.EXT.json where another image has the same stem."""
-    stem = str(PurePosixPath(name).with_suffix(""))
-    return f"{name}.json" if stems[stem] > 1 else f"{stem}.json"
+class _ShardWriter:
+    """Writes samples of `index` and `store` to tar files."""
+
+    def __init__(self, index: Index, store: ImageStore, samples: dict[str, array[int]]) -> None:
+        self._index, self._store, self._samples = index, store, samples
+        self._stems = Counter(_stem(name) for name in samples)
+
+    def write(self, path: Path, shard: int, names: Iterable[str]) -> list[ShardEntry]:
+        """Write one shard; returns the entries of its images."""
+        entries = []
+        with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for name in names:
+                records = [self._index[number] for number in self._samples[name]]
+                if image_name(records[0]) is not None:
+                    content = self._store.read(name)
+                    digest = hashlib.sha256(content).digest()
+                    entries.append(ShardEntry(name, shard, _add(tar, name, content), len(content), digest))
+                _add(tar, self._json_name(name), orjson.dumps(records[0] if len(records) == 1 else records))
+        return entries
+
+    def _json_name(self, name: str) -> str:
+        """NAME.json for an image NAME.EXT, or NAME.EXT.json if another image has the same stem."""
+        stem = _stem(name)
+        return f"{name}.json" if self._stems[stem] > 1 else f"{stem}.json"
 
 
-def _records(content: bytes, where: str) -> list[dict[str, Any]]:
-    try:
-        found = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON: {error}") from None
-    return found if isinstance(found, list) else [found]
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
-    """Append one file with no time, owner or mode of its own; returns where its bytes begin."""
+    """Append a file without time and owner, so that equal input gives equal bytes; returns the offset of its content."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     member.mode = 0o644
     tar.addfile(member, io.BytesIO(content))
     return tar.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def unpack(folder: Path, out: Path) -> int:
+    """Extract shards to `out`/images and `out`/list.json; returns the number of images.
+
+    Only regular files below `out` are written. Raises InputError for an archive with any other member.
+    """
+    tars = sorted(folder.glob("*.tar"))
+    if not tars:
+        raise InputError(f"{folder} holds no *.tar")
+    extracted = 0
+    with whole_directory(out, LIST) as temporary, (temporary / LIST).open("wb") as list_file:
+        list_file.write(b"[")
+        for tar in track(tars, "unpacking", len(tars)):
+            with tar.open("rb") as file:
+                for member in walk(tar):
+                    if member.name.endswith(".json"):
+                        _append_records(list_file, file, member, tar)
+                    else:
+                        _extract(file, member, tar, temporary / "images" / member.name)
+                        extracted += 1
+        list_file.write(b"\n]\n")
+    return extracted
+
+
+def _append_records(list_file: BinaryIO, file: BinaryIO, member: Member, tar: Path) -> None:
+    file.seek(member.offset)
+    for record in _parse_records(file.read(member.size), f"{tar}: {member.name}"):
+        list_file.write((b",\n" if list_file.tell() > 1 else b"\n") + orjson.dumps(record))
+
+
+def _parse_records(content: bytes, where: str) -> list[JsonObject]:
+    try:
+        records = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{where} is not JSON: {error}") from None
+    return records if isinstance(records, list) else [records]
+
+
+def _extract(file: BinaryIO, member: Member, tar: Path, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as target:
+            offset, end = member.offset, member.offset + member.size
+            while offset < end:
+                offset += os.sendfile(target.fileno(), file.fileno(), offset, end - offset)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{tar}: {member.name!r} occurs twice: refused") from None
+    except OSError as error:
+        raise InputError(f"{tar}: {member.name!r} cannot be written ({error.strerror})") from None
