@@ -1,1 +1,1 @@
-"""The data room: lists of records and their images, from outside to training samples."""
+"""Data: lists of records and their images, from outside files to training samples."""

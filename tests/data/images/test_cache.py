@@ -1,4 +1,4 @@
-"""The folder of bytes with a limit: what it keeps is whole, what it forgets is oldest."""
+"""The disk cache: entries are intact, the limit holds, the least recently used entries are removed."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 from vhm.data.images.cache import DiskCache
 
 
-def used(folder: Path) -> int:
+def used_bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
-def test_it_keeps_and_forgets_the_oldest(tmp_path: Path) -> None:
+def test_the_least_recently_used_entries_are_removed(tmp_path: Path) -> None:
     cache = DiskCache(tmp_path, 1_000_000)
     for number in range(300):
         cache.put(str(number), bytes([number % 256]) * 10_000)
         os.utime(cache._path(str(number)), ns=(number * 10**9, number * 10**9))
-        cache.get("0")  # used all the time
-    assert used(tmp_path) <= 1_000_000 * 1.05
+        cache.get("0")  # the most recently used entry
+    assert used_bytes(tmp_path) <= 1_000_000 * 1.05
     assert cache.get("0") == bytes(10_000)
     assert cache.get("1") is None
     assert cache.get("299") == bytes([299 % 256]) * 10_000
 
 
-def test_damage_counts_as_absent(tmp_path: Path) -> None:
+def test_damaged_entries_count_as_absent(tmp_path: Path) -> None:
     cache = DiskCache(tmp_path, 1_000_000)
     cache.put("a", b"content")
     path = cache._path("a")
@@ -36,15 +36,15 @@ def test_damage_counts_as_absent(tmp_path: Path) -> None:
     assert cache.get("b") is None
 
 
-def test_an_earlier_run_counts(tmp_path: Path) -> None:
+def test_entries_of_an_earlier_run_count_towards_the_limit(tmp_path: Path) -> None:
     DiskCache(tmp_path, 10_000_000).put("old", bytes(900_000))
     cache = DiskCache(tmp_path, 1_000_000)
     cache.put("new", bytes(400_000))
-    assert used(tmp_path) <= 1_000_000
+    assert used_bytes(tmp_path) <= 1_000_000
     assert cache.get("new") is not None
 
 
-def test_what_is_too_large_is_not_kept(tmp_path: Path) -> None:
+def test_entries_above_half_the_limit_are_not_stored(tmp_path: Path) -> None:
     cache = DiskCache(tmp_path, 1000)
     cache.put("a", bytes(600))
     assert cache.get("a") is None

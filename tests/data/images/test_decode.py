@@ -1,4 +1,4 @@
-"""Opening images: modes, limits before pixels exist, reasons; the fast pixels equal the processor's."""
+"""Decoding images: modes, limits checked in the header, reject reasons, and resizing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def header_only_png(width: int, height: int) -> bytes:
-    """A PNG that says its size and carries next to nothing."""
+    """A PNG whose header has a size and whose data is empty."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -53,14 +53,14 @@ def raster(values: np.ndarray, driver: str = "GTiff", **options: Any) -> bytes:
 
     count, height, width = values.shape
     with warnings.catch_warnings(), MemoryFile() as memory:
-        warnings.simplefilter("ignore")  # it has no place on Earth
+        warnings.simplefilter("ignore")  # the file has no georeference
         with memory.open(driver=driver, count=count, height=height, width=width, dtype=values.dtype, **options) as file:
             file.write(values)
         return memory.read()
 
 
 def ramps(bands: int, dtype: str = "uint16", low: int = 100, high: int = 2100) -> np.ndarray:
-    """Bands that rise from left to right, from top to bottom, and back again: 11 bits of 16, as sensors give them."""
+    """Bands that rise from left to right, top to bottom and right to left; 11 of 16 bits, as in sensor data."""
     rise = np.broadcast_to(np.linspace(low, high, 50), (40, 50))
     fall = np.broadcast_to(np.linspace(high, low, 40)[:, None], (40, 50))
     return np.stack([rise, fall, rise[:, ::-1], rise][:bands]).astype(dtype)
@@ -68,7 +68,7 @@ def ramps(bands: int, dtype: str = "uint16", low: int = 100, high: int = 2100) -
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
 @pytest.mark.parametrize(
-    "made",
+    "make_file",
     [
         lambda values: raster(values, "PNG"),
         lambda values: raster(values, interleave="pixel"),
@@ -81,30 +81,30 @@ def ramps(bands: int, dtype: str = "uint16", low: int = 100, high: int = 2100) -
     ],
     ids=["png", "pixel", "band", "deflate", "rgb", "rgb band", "float", "signed"],
 )
-def test_deep_pixels_of_any_layout_are_stretched(bands: int, made: Any) -> None:
-    pixels = load_pixels(made(ramps(bands)))
+def test_samples_of_more_than_8_bits_are_stretched_in_any_layout(bands: int, make_file: Any) -> None:
+    pixels = load_pixels(make_file(ramps(bands)))
     shown = ramps(bands) if bands > 2 else ramps(1)[[0, 0, 0]]
     low, high = 100 + 0.02 * 2000, 100 + 0.98 * 2000
     expected = np.clip((shown[:3].transpose(1, 2, 0) - low) / (high - low), 0, 1) * 255
     assert pixels.shape == (40, 50, 3)
-    assert np.abs(pixels - expected).max() < 6  # percentiles of so few pixels lie between their steps
+    assert np.abs(pixels - expected).max() < 6  # the percentiles of so few pixels lie between their values
 
 
-def test_what_is_no_data_does_not_darken_the_rest() -> None:
+def test_no_data_values_do_not_affect_the_stretch() -> None:
     values = ramps(3, "int16")
-    whole = load_pixels(raster(values))
+    complete = load_pixels(raster(values))
     bordered = np.concatenate([np.full((3, 40, 50), -9999, np.int16), values], axis=2)
     pixels = load_pixels(raster(bordered, nodata=-9999))
-    assert np.array_equal(pixels[:, 50:], whole)
+    assert np.array_equal(pixels[:, 50:], complete)
     assert not pixels[:, :50].any()
 
 
-def test_radar_is_shown_by_its_magnitude() -> None:
+def test_complex_values_are_replaced_by_their_magnitude() -> None:
     values = ramps(1, "float32")
     assert np.array_equal(load_pixels(raster((values * 1j).astype(np.complex64))), load_pixels(raster(values)))
 
 
-def test_a_deep_picture_that_is_damaged_is_refused() -> None:
+def test_a_damaged_16_bit_image_is_refused() -> None:
     draw = np.random.default_rng(0)
     content = raster(draw.integers(0, 65535, (3, 40, 50), dtype=np.uint16), "PNG")
     for damaged in (content[: len(content) // 2], content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]):
@@ -113,9 +113,9 @@ def test_a_deep_picture_that_is_damaged_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_a_tiffs_orientation_is_applied_only_when_asked(dtype: str) -> None:
+def test_the_orientation_of_a_tiff_is_applied_on_request_only(dtype: str) -> None:
     buffer = io.BytesIO()
-    Image.fromarray(ramps(1, dtype, 0, 250)[0]).save(buffer, "TIFF", tiffinfo={274: 6})  # to be turned by 90°
+    Image.fromarray(ramps(1, dtype, 0, 250)[0]).save(buffer, "TIFF", tiffinfo={274: 6})  # rotate by 90°
     as_stored = load_pixels(buffer.getvalue())
     assert as_stored.shape == (40, 50, 3)
     assert as_stored[0, 0].max() < as_stored[0, -1].min()
@@ -153,7 +153,7 @@ def test_byte_limit_is_checked_before_decoding() -> None:
         load_image(png(Image.new("RGB", (50, 50))), Limits(max_bytes=20))
 
 
-def test_orientation_is_applied_only_when_asked() -> None:
+def test_exif_orientation_is_applied_on_request_only() -> None:
     image = Image.new("RGB", (4, 2))
     exif = image.getexif()
     exif[0x0112] = 6
@@ -163,8 +163,8 @@ def test_orientation_is_applied_only_when_asked() -> None:
     assert load_image(buffer.getvalue(), orient=True).size == (2, 4)
 
 
-def test_jpeg_pixels_are_pillows() -> None:
-    """The quick decoder gives the same bits, whatever the JPEG is like."""
+def test_jpeg_pixels_equal_pillows() -> None:
+    """The fast decoder is bit-identical for every kind of JPEG."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 131, 3), dtype=np.uint8))
     for mode in ("RGB", "L", "CMYK"):
         for options in ({}, {"quality": 30}, {"subsampling": 0}, {"progressive": True}, {"optimize": True}):
@@ -174,7 +174,7 @@ def test_jpeg_pixels_are_pillows() -> None:
                 assert np.array_equal(load_pixels(buffer.getvalue()), np.asarray(image.convert("RGB"))), (mode, options)
 
 
-def test_scaled_decoding_is_asked_for_and_near() -> None:
+def test_scaled_decoding_is_close_to_exact_decoding() -> None:
     smooth = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8))
     buffer = io.BytesIO()
     smooth.resize((3000, 2000), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
@@ -186,7 +186,7 @@ def test_scaled_decoding_is_asked_for_and_near() -> None:
     assert np.abs(exact - scaled).mean() < 4
 
 
-def test_bands_are_chosen() -> None:
+def test_bands_are_selected() -> None:
     from vhm.sample.sources import fetch
 
     content = fetch("solaris").read("preproc_tutorial/ms1.tif")  # blue, green, red, near infrared
@@ -194,13 +194,15 @@ def test_bands_are_chosen() -> None:
     assert np.array_equal(chosen, own[:, :, ::-1])
     assert not np.array_equal(load_pixels(content, bands=(4, 3, 2))[:, :, 0], own[:, :, 0])
     png_of_three = raster(ramps(3), "PNG")
-    assert np.array_equal(load_pixels(png_of_three, bands=(4, 3, 2)), load_pixels(png_of_three)), "only of TIFFs"
+    assert np.array_equal(load_pixels(png_of_three, bands=(4, 3, 2)), load_pixels(png_of_three)), (
+        "bands apply to TIFFs only"
+    )
     with pytest.raises(ImageError, match="4 bands: band 9"):
         load_pixels(content, bands=(9, 1, 1))
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_resizing_is_pillows_to_the_bit(seed: int) -> None:
+def test_resizing_is_bit_identical_to_pillow(seed: int) -> None:
     draw = np.random.default_rng(seed)
     height, width, side = draw.integers(1, 700, 3).tolist()
     scale = side / min(height, width)

@@ -1,4 +1,4 @@
-"""Image roots in S3: shards and folders, published and plain, through a network that fails."""
+"""Image stores in S3: shards and folders, published and plain, over an unreliable network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vhm.storage.versions import publish
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 pictures, packed; the folder of files beside it is `files`."""
+    """60 images in the folder `files`, and packed in the folder `shards`."""
     folder = tmp_path_factory.mktemp("packed")
     (folder / "files" / "src").mkdir(parents=True)
     records = []
@@ -36,49 +36,49 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("published", ["shards", "files"])
-def test_images_are_read_from_a_publication(
+def test_images_are_read_from_a_published_store(
     published: str, packed: Path, bucket: str, s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In ranges, damaged answers asked for again, the second time from the disk."""
+    """In ranges; damaged responses are requested again; the second pass reads the disk cache."""
     publish(packed / published, S3Uri(bucket, "data"))
     faults = Faults(error=0.1, reset=0.05, truncate=0.05, flip=0.1)
     with FaultyProxy(s3_server.port, faults) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         for _ in range(2):
-            root = open_store(f"s3://{bucket}/data")
+            store = open_store(f"s3://{bucket}/data")
             for number in range(60):
                 name = f"src/{number}.jpg"
                 path = packed / "files" / name
-                assert root.read(name) == path.read_bytes()
-                assert root.size(name) == path.stat().st_size
+                assert store.read(name) == path.read_bytes()
+                assert store.size(name) == path.stat().st_size
         with pytest.raises(ImageError, match="image_missing"):
-            root.read("src/none.jpg")
+            store.read("src/none.jpg")
     assert faults.met["flip"] > 2
-    assert faults.met["requests"] < 140, "the second time nothing is asked for"
+    assert faults.met["requests"] < 140, "the second pass sends no request for an image"
 
 
-def test_a_plain_prefix_is_a_folder(packed: Path, bucket: str, s3_server: SeaweedFS) -> None:
+def test_a_plain_prefix_is_a_folder_store(packed: Path, bucket: str, s3_server: SeaweedFS) -> None:
     s3 = client(s3_server.url)
     for number in range(3):
         s3.upload_file(str(packed / "files" / "src" / f"{number}.jpg"), bucket, f"plain/src/{number}.jpg")
-    root = open_store(f"s3://{bucket}/plain")
-    assert root.read("src/1.jpg") == (packed / "files" / "src" / "1.jpg").read_bytes()
+    store = open_store(f"s3://{bucket}/plain")
+    assert store.read("src/1.jpg") == (packed / "files" / "src" / "1.jpg").read_bytes()
     with pytest.raises(ImageError, match="image_missing"):
-        root.read("src/9.jpg")
+        store.read("src/9.jpg")
     s3.upload_file(str(packed / "files" / "src" / "2.jpg"), bucket, "plain/src/1.jpg")
-    assert root.read("src/1.jpg") == (packed / "files" / "src" / "2.jpg").read_bytes(), "another object, another entry"
+    assert store.read("src/1.jpg") == (packed / "files" / "src" / "2.jpg").read_bytes(), (
+        "a changed object has another cache entry"
+    )
     with pytest.raises(InputError, match="is empty or does not exist"):
         open_store(f"s3://{bucket}/nothing")
 
 
-def test_the_copy_on_disk_has_a_limit(
-    packed: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_disk_cache_has_a_limit(packed: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(packed / "shards", S3Uri(bucket, "data"))
     monkeypatch.setenv("VHM_CACHE_GB", "0.00004")
-    root = open_store(f"s3://{bucket}/data")
+    store = open_store(f"s3://{bucket}/data")
     for number in range(60):
-        root.read(f"src/{number}.jpg")
+        store.read(f"src/{number}.jpg")
     kept = sum(p.stat().st_size for p in (tmp_path / "cache" / "s3").rglob("*") if p.is_file())
     assert 0 < kept <= 44_000
     monkeypatch.setenv("VHM_CACHE_GB", "many")
@@ -86,7 +86,7 @@ def test_the_copy_on_disk_has_a_limit(
         open_store(f"s3://{bucket}/data")
 
 
-def test_a_publication_is_validated_as_a_folder_is(packed: Path, bucket: str, tmp_path: Path) -> None:
+def test_a_published_store_is_validated_like_a_folder(packed: Path, bucket: str, tmp_path: Path) -> None:
     publish(packed / "shards", S3Uri(bucket, "data"))
     result = validate(packed / "list.json", f"s3://{bucket}/data", tmp_path / "out")
     assert (result.accepted, result.rejected) == (60, 0)
@@ -98,16 +98,16 @@ def test_a_publication_is_validated_as_a_folder_is(packed: Path, bucket: str, tm
         open_index(f"s3://{bucket}/nothing")
 
 
-def test_no_other_scheme(tmp_path: Path) -> None:
-    for place in ("https://example.org/x", "file:///etc", "gs://bucket/x"):
+def test_other_schemes_are_refused(tmp_path: Path) -> None:
+    for uri in ("https://example.org/x", "file:///etc", "gs://bucket/x"):
         with pytest.raises(InputError, match="write it as s3://"):
-            open_store(place)
+            open_store(uri)
     with pytest.raises(InputError, match="does not exist"):
         open_store(tmp_path / "nothing")
 
 
-def test_a_pipe_is_no_image(tmp_path: Path) -> None:
-    """Opening one would wait for ever."""
+def test_pipes_and_folders_are_refused_as_images(tmp_path: Path) -> None:
+    """Opening a pipe would block forever."""
     import os
 
     os.mkfifo(tmp_path / "a.jpg")

@@ -1,4 +1,4 @@
-"""Images: decoding (`decode`), the model's view of them (`transform`), where they are stored (`stores`) and caches."""
+"""Images: decoding (`decode`), the transform into model input (`transform`), stores of files (`stores`) and caches."""
 
 from vhm.data.images.decode import DEFAULT_LIMITS, FORMATS, Limits, load_image, load_pixels
 

@@ -1,7 +1,7 @@
-"""The only place where an image is opened.
+"""Image files → RGB pixels. No other module opens an image.
 
-What an image may cost is known before its pixels exist: bytes, format, frames and size are checked on
-the header, and the limit counts the square that padding would make of it.
+File size, format, number of frames and dimensions are checked in the header before any pixel is decoded. The limit on
+pixels applies to the square that padding would make of the image.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vhm.errors import ImageError
 
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     Bands = tuple[int, int, int]
+    Pixels = NDArray[np.uint8]
 
 for _library in ("PIL", "rasterio"):
-    logging.getLogger(_library).setLevel(logging.CRITICAL)  # what they have to say of a file is in the reason
+    logging.getLogger(_library).setLevel(logging.CRITICAL)  # problems are reported as ImageError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an image may cost: file size in bytes, and pixels after padding to a square."""
+    """Limits on an image: bytes of its file, pixels after padding to a square, pixels of its shorter side."""
 
     max_bytes: int = 256 * 2**20
     max_pixels: int = 100_000_000
@@ -37,20 +38,20 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
-_ROWS = 256  # stretched at a time
-_BITS_PER_SAMPLE, _ORIENTATION = 258, 274  # tags of TIFF 6.0
+_ROWS = 256  # rows that are stretched at a time
+_BITS_PER_SAMPLE, _ORIENTATION = 258, 274  # TIFF 6.0 tags
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def load_image(
     source: str | Path | bytes, limits: Limits = DEFAULT_LIMITS, orient: bool = False, bands: Bands | None = None
 ) -> Image:
-    """An image file's or bytes' pixels as an RGB PIL image.
+    """An image file or its bytes as an RGB PIL image.
 
-    Alpha is dropped, palettes and CMYK are converted; pixels of more than 8 bits and floats are stretched between
-    the 2nd and 98th percentile of each band, what a TIFF declares as no data left out. `orient` applies the EXIF orientation: for users' pictures, never for
-    training or evaluation files, whose boxes are in file pixels. `bands` are those of a TIFF to show as red,
-    green and blue, counted from 1; its first three by default. Raises ImageError with a reason code.
+    Alpha is dropped; palettes and CMYK are converted. Samples of more than 8 bits and floats are stretched between the
+    2nd and 98th percentile of each band, ignoring a TIFF's no-data value. `orient` applies the EXIF orientation: for
+    users' images, never for training or evaluation files, whose boxes are in file pixels. `bands` are the bands of a
+    TIFF shown as red, green and blue, counted from 1 (default: the first three). Raises ImageError with a reason code.
     """
     from PIL import Image as images
 
@@ -63,11 +64,11 @@ def load_pixels(
     orient: bool = False,
     bands: Bands | None = None,
     at_least: int | None = None,
-) -> NDArray[np.uint8]:
-    """As `load_image`, the pixels alone: uint8 [height, width, 3].
+) -> Pixels:
+    """As `load_image`, but as an array: uint8 [height, width, 3].
 
-    `at_least` is for huge JPEG tiles that will be made smaller: it decodes the smallest of 1/8, 1/4, 3/8 … of the
-    size whose sides have that many pixels. Raises ImageError.
+    `at_least` saves time for large JPEG files that will be reduced: they are decoded at the smallest of the scales
+    1/8, 1/4, 3/8 … at which both sides have that many pixels. Raises ImageError.
     """
     content = _read(source, limits)
     where = str(source) if isinstance(source, (str, Path)) else "the image"
@@ -75,13 +76,13 @@ def load_pixels(
         return _decode(content, where, limits, orient, bands, at_least)
     except ImageError:
         raise
-    except Exception as error:  # decoders meet damaged files with errors of every kind
+    except Exception as error:  # decoders raise errors of every kind for damaged files
         raise ImageError("image_truncated", f"{where} cannot be decoded ({type(error).__name__})") from None
 
 
 def _decode(
     content: bytes, where: str, limits: Limits, orient: bool, bands: Bands | None, at_least: int | None
-) -> NDArray[np.uint8]:
+) -> Pixels:
     import numpy as np
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -91,7 +92,7 @@ def _decode(
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
-        if content[:4] in _TIFF:  # several bands, or a sample type that Pillow has no mode for
+        if content[:4] in _TIFF:  # several bands, or a sample type without a Pillow mode
             return _raster(content, where, limits, bands)
         raise ImageError("image_unknown", f"{where} is not one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
@@ -105,14 +106,14 @@ def _decode(
         pixels = _jpeg(content, image.size, at_least)
         if pixels is not None:
             return pixels
-    if image.format == "TIFF" and (_is_deep(image, content) or _is_turned_on_load(image, orient)):
-        image = _read_again(image, content, where, limits)
+    if image.format == "TIFF" and (_is_deep(image, content) or _is_rotated_by_pillow(image, orient)):
+        image = _reread(image, content, where, limits)
     try:
         image.load()
     except Exception as error:
         raise ImageError("image_truncated", f"{where} cannot be decoded ({type(error).__name__})") from None
-    if image.format == "PNG" and _is_deep(image, content):  # it is whole: Pillow has checked its sums
-        image = _read_again(image, content, where, limits)
+    if image.format == "PNG" and _is_deep(image, content):  # Pillow has verified the checksums
+        image = _reread(image, content, where, limits)
     if orient:
         image = ImageOps.exif_transpose(image)
     try:
@@ -122,34 +123,35 @@ def _decode(
 
 
 def _is_deep(image: Image, content: bytes) -> bool:
-    """Whether a TIFF or PNG has more than 8 bits a sample: Pillow would take the upper 8, and show a dark picture."""
+    """Whether a TIFF or PNG has more than 8 bits per sample. Pillow would use the upper 8, a dark image."""
     if image.format == "PNG":
-        return content[24] > 8  # of the header, which is first (PNG specification, 11.2.2)
-    return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) > 8  # type: ignore[attr-defined]
+        return content[24] > 8  # the bit depth in the header chunk, which is first (PNG specification, 11.2.2)
+    bits: tuple[int, ...] = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))  # type: ignore[attr-defined]
+    return max(bits) > 8
 
 
-def _is_turned_on_load(image: Image, orient: bool) -> bool:
-    """Whether Pillow would turn a TIFF that is to stay as it is stored."""
+def _is_rotated_by_pillow(image: Image, orient: bool) -> bool:
+    """Whether Pillow would apply the orientation of a TIFF although `orient` is off."""
     return not orient and image.mode in ("L", "RGB", "RGBA") and image.getexif().get(_ORIENTATION, 1) != 1
 
 
-def _read_again(image: Image, content: bytes, where: str, limits: Limits) -> Image:
-    """The picture as rasterio reads it; it keeps its orientation, which nobody has applied yet."""
+def _reread(image: Image, content: bytes, where: str, limits: Limits) -> Image:
+    """The image as read by rasterio, with the orientation tag of the original, which is not yet applied."""
     from PIL.Image import fromarray
 
-    again = fromarray(_raster(content, where, limits, None))
-    again.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
-    return again
+    reread = fromarray(_raster(content, where, limits, None))
+    reread.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+    return reread
 
 
-def _jpeg(content: bytes, size: tuple[int, int], at_least: int | None) -> NDArray[np.uint8] | None:
-    """libjpeg-turbo without Pillow's detours: the same pixels in half the time. None where it has objections,
-    for Pillow to judge."""
+def _jpeg(content: bytes, size: tuple[int, int], at_least: int | None) -> Pixels | None:
+    """Pixels decoded by libjpeg-turbo: the same as Pillow's in half the time. None if it fails; Pillow then decides."""
     import simplejpeg
 
     least = 0 if at_least is None or min(size) <= at_least else at_least
     try:
-        return simplejpeg.decode_jpeg(content, "RGB", min_height=least, min_width=least)
+        pixels: Pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=least, min_width=least)
+        return pixels
     except (ValueError, RuntimeError):
         return None
 
@@ -188,8 +190,8 @@ def _check_size(size: tuple[int, int], where: str, limits: Limits) -> None:
         raise ImageError("image_thin", f"{where} is {width}×{height}: padded to a square it exceeds the limit")
 
 
-def _raster(content: bytes, where: str, limits: Limits, bands: Bands | None) -> NDArray[np.uint8]:
-    """Three bands of a TIFF or PNG (or its first one) as RGB, each stretched by its percentiles unless 8-bit."""
+def _raster(content: bytes, where: str, limits: Limits, bands: Bands | None) -> Pixels:
+    """Three bands of a TIFF or PNG, or its first one, as RGB; bands of more than 8 bits are stretched."""
     import warnings
 
     import numpy as np
@@ -201,20 +203,21 @@ def _raster(content: bytes, where: str, limits: Limits, bands: Bands | None) -> 
             _check_size((raster.width, raster.height), where, limits)
             chosen = bands or ((1, 2, 3) if raster.count >= 3 else (1, 1, 1))
             if max(chosen) > raster.count:
-                raise ImageError("image_mode", f"{where} has {raster.count} bands: band {max(chosen)} was asked for")
-            found = {band: (raster.read(band), raster.nodatavals[band - 1]) for band in set(chosen)}
+                raise ImageError("image_mode", f"{where} has {raster.count} bands: band {max(chosen)} was requested")
+            read = {band: (raster.read(band), raster.nodatavals[band - 1]) for band in set(chosen)}
     except rasterio.errors.RasterioError as error:
         raise ImageError("image_truncated", f"{where} cannot be decoded ({type(error).__name__})") from None
-    shown = {
-        band: read if read.dtype == np.uint8 else _stretched(read, nodata) for band, (read, nodata) in found.items()
+    stretched = {
+        band: values if values.dtype == np.uint8 else _stretch(values, nodata)
+        for band, (values, nodata) in read.items()
     }
-    return np.stack([shown[band] for band in chosen], -1)
+    return np.stack([stretched[band] for band in chosen], -1)
 
 
-def _stretched(band: NDArray[Any], nodata: float | None) -> NDArray[np.uint8]:
-    """Values between the 2nd and the 98th percentile of those that are finite and not `nodata`, as 0 to 255.
+def _stretch(band: NDArray[np.generic], nodata: float | None) -> Pixels:
+    """Map the 2nd to 98th percentile to 0 to 255; values that are not finite, or equal `nodata`, become 0.
 
-    Complex values (radar) are shown by their magnitude.
+    Complex values (radar) are replaced by their magnitude.
     """
     import numpy as np
 
@@ -225,10 +228,10 @@ def _stretched(band: NDArray[Any], nodata: float | None) -> NDArray[np.uint8]:
         absent |= values == nodata
     present = values[~absent] if absent.any() else values
     low, high = np.percentile(present, [2, 98]) if present.size else (0.0, 1.0)
-    shown = np.empty(values.shape, np.uint8)
-    for top in range(0, len(values), _ROWS):  # eight bytes a pixel of a whole scene are too many
+    stretched = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), _ROWS):  # float64 of a complete scene takes too much memory
         rows = slice(top, top + _ROWS)
         scaled = np.where(absent[rows], low, values[rows]).astype(np.float64)
         scaled = (scaled - low) / max(high - low, 1e-12)
-        shown[rows] = np.round(np.clip(scaled, 0, 1) * 255)
-    return shown
+        stretched[rows] = np.round(np.clip(scaled, 0, 1) * 255)
+    return stretched
