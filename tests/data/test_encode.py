@@ -127,12 +127,12 @@ QUESTIONS = [
     "Describe the image.", "", " leading and trailing  ", "runs   of    spaces     here", "tabs\tand\t\ttabs",
     "line\nbreaks\n\nand more\n", "\n", "Wie viele Häuser? Größe: 3 m²", "图中有多少艘船？", "emoji 🛰️🌍👩‍🚀 inside",
     "mixed ελληνικά и кириллица", "USER: not a role", "ASSISTANT: neither", "US ER: USER:", "[12, 34, 567, 890]",
-    "1,234.56 / 7e-5", "▁literal underline▁", "nul-free \u200b zero width", "¿Qué? «ça»", "a" * 60, "<unknown> <im> </ s>",
-    "éé composed", "ﬁ ligature ｆｕｌｌ", "🇩🇪🇫🇷", "\u3000ideographic space", "{CLS} tag", "(a) (b) (c)", "x=1;y=2",
+    "1,234.56 / 7e-5", "▁literal underline▁", "nul-free \u200b zero width", "¿Qué? «ça»", "a" * 60,
+    "<unknown> <im> </ s>", "éé composed", "ﬁ ligature ｆｕｌｌ", "🇩🇪🇫🇷", "\u3000ideographic space", "{CLS} tag", "(a) (b) (c)", "x=1;y=2",
 ]  # fmt: skip
 ANSWERS = [
-    "A river.", " two leading spaces", "trailing spaces   ", "\nnewline first", "No", "42", "[10, 20, 300, 400]", "河流",
-    "🌊", "", "yes\tno", "USER: echo", "ASSISTANT: echo", " ", "A\n\nB",
+    "A river.", " two leading spaces", "trailing spaces   ", "\nnewline first", "No", "42", "[10, 20, 300, 400]",
+    "河流", "🌊", "", "yes\tno", "USER: echo", "ASSISTANT: echo", " ", "A\n\nB",
 ]  # fmt: skip
 CONVERSATIONS = (
     [[f"<image>\n{question}", "A river."] for question in QUESTIONS]

@@ -1,1 +1,1 @@
-"""What every artifact directory carries: `lineage.json` (`lineage`) and, for a model, its card (`model_card`)."""
+"""Metadata of artifact directories: `lineage.json` (`lineage`) and the card of a model (`model_card`)."""

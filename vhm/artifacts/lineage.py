@@ -1,14 +1,14 @@
-"""`lineage.json`: content hashes of what went into an artifact and of what came out, and whose terms apply.
+"""`lineage.json`: content hashes of an artifact's inputs and files, and the licences that apply to it.
 
-    kind code vhm recipe metrics     what made it
-    inputs  {name: {path, sha256, lineage?}}
-    files   {name: {size, sha256}}   what came out; README.md and pictures may be edited later and do not count
+    kind code vhm recipe metrics     how it was made
+    inputs  {name: {path, sha256, lineage?}}   `lineage` is a copy of the input's own lineage.json
+    files   {name: {size, sha256}}   the artifact's files; README.md and SVG images may be edited later: not listed
     output_sha256                    one hash over `files`
-    licences [{of, licence, research_only}]   of everything that it derives from, through all its ancestors
+    licences [{of, licence, research_only}]   of everything that it derives from, through all ancestors
     base_models [name]               for the model card
-    sha256                           of this file itself without this line
+    sha256                           of this file without this line
 
-It is written last: a directory whose files are not as it says is damaged, or not yet whole.
+It is written last. A directory whose files differ from it is damaged or incomplete.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import importlib.metadata
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 import vhm
 from vhm.errors import CheckpointError
-from vhm.io import read_json, sha256_file, sha256_tree, write_json
+from vhm.io import JsonObject, read_json_object, sha256_file, sha256_tree, write_json
 from vhm.recipe import Licence, Recipe
 
 LINEAGE = "lineage.json"
 _UNLISTED = frozenset({LINEAGE, "README.md"})
 
-# Names that tell terms where nobody wrote them down (arXiv 2403.20213, section 7; the Llama 2 licence).
+# Licences recognised by the name of a source (arXiv 2403.20213, section 7; the Llama 2 licence).
 _TERMS = (
     (re.compile(r"versad|vhm[_-]?sft|hnstd", re.I), Licence(of="VersaD", licence="other", research_only=True)),
     (re.compile(r"vicuna|llava[-_]?v?1\.5", re.I), Licence(of="Vicuna", licence="llama2", research_only=True)),
@@ -43,85 +43,179 @@ _TERMS = (
 )
 
 
+@dataclass(frozen=True)
+class LineageFile:
+    """One file of an artifact."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class LineageRecipe:
+    """The recipe that an artifact was made with."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class LineageInput:
+    """One input of an artifact: its name on disk, its content hash, and the content of its own lineage.json."""
+
+    path: str
+    sha256: str
+    document: JsonObject | None = None
+
+    @property
+    def lineage(self) -> Lineage | None:
+        return None if self.document is None else Lineage.from_json(self.document)
+
+    def to_json(self) -> JsonObject:
+        lineage = {} if self.document is None else {"lineage": self.document}
+        return {"path": self.path, "sha256": self.sha256, **lineage}
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The content of lineage.json."""
+
+    kind: str
+    vhm: str
+    code: str
+    recipe: LineageRecipe | None
+    inputs: Mapping[str, LineageInput]
+    files: Mapping[str, LineageFile]
+    licences: Sequence[Licence]
+    base_models: Sequence[str]
+    metrics: Mapping[str, object]
+    output_sha256: str
+
+    @property
+    def research_only(self) -> list[str]:
+        """Names of the sources whose licences restrict the artifact to research."""
+        return [licence.of for licence in self.licences if licence.research_only]
+
+    def to_json(self) -> JsonObject:
+        return {
+            "kind": self.kind,
+            "vhm": self.vhm,
+            "code": self.code,
+            "recipe": asdict(self.recipe) if self.recipe else None,
+            "inputs": {name: entry.to_json() for name, entry in self.inputs.items()},
+            "files": {name: asdict(entry) for name, entry in self.files.items()},
+            "licences": [licence.model_dump() for licence in self.licences],
+            "base_models": list(self.base_models),
+            "metrics": dict(self.metrics),
+            "output_sha256": self.output_sha256,
+        }
+
+    @classmethod
+    def from_json(cls, content: JsonObject) -> Lineage:
+        """Parse lineage.json. Raises CheckpointError if a key is missing or has the wrong form."""
+        try:
+            return cls(
+                kind=content["kind"],
+                vhm=content["vhm"],
+                code=content["code"],
+                recipe=LineageRecipe(**content["recipe"]) if content["recipe"] else None,
+                inputs={
+                    name: LineageInput(entry["path"], entry["sha256"], entry.get("lineage"))
+                    for name, entry in content["inputs"].items()
+                },
+                files={name: LineageFile(**entry) for name, entry in content["files"].items()},
+                licences=[Licence(**entry) for entry in content.get("licences", [])],
+                base_models=content.get("base_models", []),
+                metrics=content.get("metrics", {}),
+                output_sha256=content["output_sha256"],
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"a {LINEAGE} is damaged ({error}): fetch its directory again") from None
+
+
 def write_lineage(
     directory: Path,
     kind: str,
     inputs: Mapping[str, Path],
     recipe: Recipe | None = None,
-    metrics: dict[str, Any] | None = None,
+    metrics: Mapping[str, object] | None = None,
     output: Path | None = None,
     names: Iterable[str] = (),
     hashes: Mapping[Path, str] | None = None,
-) -> dict[str, Any]:
-    """Write and return the lineage of `directory`, made from `inputs`; ancestors' lineages are kept inside.
+) -> Lineage:
+    """Write and return the lineage of `directory`, which was made from `inputs`.
 
-    `output` is what came out, where it is not the whole directory. `names` are sources by name, such as
-    datasets and base models, whose terms apply. `hashes` are known already, of inputs and of files.
+    `output` is the result if it is not the complete directory. `names` are sources, such as datasets and base models,
+    whose licences apply. `hashes` are the hashes of inputs and files that are known already.
     """
     known = hashes or {}
-    taken = {name: _input(path, known) for name, path in inputs.items()}
-    parents = [entry["lineage"] for entry in taken.values() if "lineage" in entry]
-    lineage = {
-        "kind": kind,
-        "vhm": vhm.__version__,
-        "code": code_version(),
-        "recipe": {"name": recipe.name, "sha256": recipe.hash()} if recipe else None,
-        "inputs": taken,
-        "files": {} if output else _list_files(directory, known),
-        "licences": _licences(parents, recipe, [*names, *(path.name for path in inputs.values())]),
-        "base_models": _base_models(parents, names),
-        "metrics": metrics or {},
-    }
-    lineage["output_sha256"] = sha256_tree(output) if output else _digest(lineage["files"])
-    write_json(directory / LINEAGE, lineage | {"sha256": _digest(lineage)})
+    names = list(names)
+    entries = {name: _input(path, known) for name, path in inputs.items()}
+    parents = [entry.lineage for entry in entries.values() if entry.lineage is not None]
+    files = {} if output else _list_files(directory, known)
+    lineage = Lineage(
+        kind=kind,
+        vhm=vhm.__version__,
+        code=code_version(),
+        recipe=LineageRecipe(recipe.name, recipe.hash()) if recipe else None,
+        inputs=entries,
+        files=files,
+        licences=_licences(parents, recipe, [*names, *(path.name for path in inputs.values())]),
+        base_models=_base_models(parents, names),
+        metrics=metrics or {},
+        output_sha256=sha256_tree(output) if output else _digest({name: asdict(file) for name, file in files.items()}),
+    )
+    content = lineage.to_json()
+    write_json(directory / LINEAGE, content | {"sha256": _digest(content)})
     return lineage
 
 
 def verify(directory: Path) -> bool:
-    """Check every file that the directory's lineage lists; False when it has none, as models of others do.
+    """Check every file that the lineage of a directory lists. Returns False if the directory has no lineage.
 
-    Raises CheckpointError that names the first file that is missing, cut short or changed.
+    Raises CheckpointError, which names the first file that is missing, truncated or changed.
     """
     path = directory / LINEAGE
     if not path.is_file():
         return False
-    try:
-        lineage = read_json(path)
-        told = lineage.pop("sha256")
-        listed = lineage["files"].items()
-    except Exception:
-        raise CheckpointError(f"{path} is damaged: fetch the directory again") from None
-    if told != _digest(lineage):
-        raise CheckpointError(f"{path} is damaged: fetch the directory again")
-    for name, entry in listed:
+    files = _read_verified(path)
+    for name, entry in files.items():
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory / name} is missing: fetch the directory again")
-        if (directory / name).stat().st_size != entry["size"]:
-            raise CheckpointError(f"{directory / name} is not as long as {path} says: fetch it again")
+        if (directory / name).stat().st_size != entry.size:
+            raise CheckpointError(f"{directory / name} does not have the size listed in {path}: fetch it again")
     with ThreadPoolExecutor() as threads:
-        hashes = threads.map(lambda item: sha256_file(directory / item[0]), listed)
-        for (name, entry), found in zip(listed, hashes, strict=True):
-            if found != entry["sha256"]:
-                raise CheckpointError(f"{directory / name} is damaged (its sha256 is not that of {path})")
+        hashes = threads.map(lambda name: sha256_file(directory / name), files)
+        for (name, entry), digest in zip(files.items(), hashes, strict=True):
+            if digest != entry.sha256:
+                raise CheckpointError(f"{directory / name} is damaged (its sha256 is not the one in {path})")
     return True
 
 
+def _read_verified(path: Path) -> Mapping[str, LineageFile]:
+    """The files that a lineage.json lists. Raises CheckpointError if its own hash is wrong."""
+    try:
+        content = read_json_object(path)
+        expected = content.pop("sha256")
+        files = {str(name): LineageFile(entry["size"], entry["sha256"]) for name, entry in content["files"].items()}
+    except Exception:
+        raise CheckpointError(f"{path} is damaged: fetch the directory again") from None
+    if expected != _digest(content):
+        raise CheckpointError(f"{path} is damaged: fetch the directory again")
+    return files
+
+
 def content_hash(path: Path) -> str:
-    """One hash over what an artifact holds: its lineage's where it has one that lists files, else worked out."""
+    """One hash over the content of an artifact, from its lineage if that lists files, otherwise computed."""
     if (path / LINEAGE).is_file():
-        lineage = read_json(path / LINEAGE)
+        lineage = read_json_object(path / LINEAGE)
         if lineage.get("files"):
             return str(lineage["output_sha256"])
     return sha256_tree(path, skip=_UNLISTED)
 
 
-def research_only(lineage: Mapping[str, Any]) -> list[str]:
-    """Names of the sources for whose sake the artifact is for research only."""
-    return [entry["of"] for entry in lineage["licences"] if entry["research_only"]]
-
-
 def code_version() -> str:
-    """The git commit of the checkout that runs, with `+` when files differ from it; else the version."""
+    """The git commit of the running checkout, with `+` if files are modified; otherwise the package's version."""
     folder = Path(vhm.__file__).parent
     try:
         commit = _git(folder, "rev-parse", "HEAD")
@@ -131,12 +225,12 @@ def code_version() -> str:
 
 
 def code_hash(package: Path = Path(vhm.__file__).parent) -> str:
-    """A content hash of the package's own files; what Python and numba compile of them on first use are none."""
+    """A content hash of the package's files, without what Python and numba compile on first use."""
     return sha256_tree(package, skip=frozenset({"__pycache__"}))
 
 
 def environment_hash() -> str:
-    """A hash of the interpreter and of every installed package's version."""
+    """A hash of the interpreter and of the version of every installed package."""
     installed = sorted({f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()})
     return _digest([platform.python_version(), platform.machine(), *installed])
 
@@ -147,39 +241,38 @@ def _git(folder: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
-def _input(path: Path, known: Mapping[Path, str]) -> dict[str, Any]:
-    entry: dict[str, Any] = {"path": path.name, "sha256": known.get(path) or content_hash(path)}
-    if (path / LINEAGE).is_file():
-        entry["lineage"] = read_json(path / LINEAGE)
-    return entry
+def _input(path: Path, known: Mapping[Path, str]) -> LineageInput:
+    document = read_json_object(path / LINEAGE) if (path / LINEAGE).is_file() else None
+    return LineageInput(path.name, known.get(path) or content_hash(path), document)
 
 
-def _list_files(directory: Path, known: Mapping[Path, str]) -> dict[str, dict[str, Any]]:
+def _list_files(directory: Path, known: Mapping[Path, str]) -> dict[str, LineageFile]:
     files = [
         path
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name not in _UNLISTED and path.suffix != ".svg" and not path.name.startswith(".")
     ]
     with ThreadPoolExecutor() as threads:
-        found = threads.map(lambda path: known.get(path) or sha256_file(path), files)
+        digests = threads.map(lambda path: known.get(path) or sha256_file(path), files)
         return {
-            path.relative_to(directory).as_posix(): {"size": path.stat().st_size, "sha256": digest}
-            for path, digest in zip(files, found, strict=True)
+            path.relative_to(directory).as_posix(): LineageFile(path.stat().st_size, digest)
+            for path, digest in zip(files, digests, strict=True)
         }
 
 
-def _licences(parents: list[dict[str, Any]], recipe: Recipe | None, names: Iterable[str]) -> list[dict[str, Any]]:
-    found = {entry["of"]: entry for parent in parents for entry in parent.get("licences", [])}
-    terms = [*(recipe.licences if recipe else ()), *(t for n in names for pattern, t in _TERMS if pattern.search(n))]
-    for term in terms:
-        found.setdefault(term.of, term.model_dump())
-    return [found[name] for name in sorted(found)]
+def _licences(parents: Iterable[Lineage], recipe: Recipe | None, names: Iterable[str]) -> list[Licence]:
+    """Licences of the parents, the recipe and the named sources, sorted; of each source, the first one counts."""
+    recognised = (licence for name in names for pattern, licence in _TERMS if pattern.search(name))
+    inherited = {licence.of: licence for parent in parents for licence in parent.licences}
+    for licence in [*(recipe.licences if recipe else ()), *recognised]:
+        inherited.setdefault(licence.of, licence)
+    return [inherited[name] for name in sorted(inherited)]
 
 
-def _base_models(parents: list[dict[str, Any]], names: Iterable[str]) -> list[str]:
-    inherited = [name for parent in parents for name in parent.get("base_models", [])]
+def _base_models(parents: Iterable[Lineage], names: Iterable[str]) -> list[str]:
+    inherited = [name for parent in parents for name in parent.base_models]
     return sorted({*inherited, *(name for name in names if re.fullmatch(r"[\w.-]+/[\w.-]+", name))})
 
 
-def _digest(content: Any) -> str:
+def _digest(content: object) -> str:
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -1,29 +1,30 @@
-"""What every model directory carries beside its weights: `README.md`, as Hugging Face renders it, and lineage.json."""
+"""The metadata of a model directory: its card, `README.md` as rendered by Hugging Face, and lineage.json."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from vhm.artifacts.lineage import research_only, write_lineage
-from vhm.io import read_json, read_jsonl, write_text
+from vhm.artifacts.lineage import Lineage, write_lineage
+from vhm.io import JsonObject, read_json_object, read_jsonl, write_text
 from vhm.recipe import Recipe
 
 _USE = """```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
 model, processor = AutoModelForImageTextToText.from_pretrained("."), AutoProcessor.from_pretrained(".")
 turn = {"role": "user", "content": [{"type": "image", "url": "image.jpg"}, {"type": "text", "text": "What is this?"}]}
-inputs = processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+inputs = processor.apply_chat_template(
+    [turn], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+)
 print(processor.batch_decode(model.generate(**inputs)[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)[0])
 ```"""
-_REFERENCE = "It is in the layout of the published VHM code; `vhm convert` makes it a Hugging Face directory."
+_REFERENCE = "It has the layout of the published VHM code; `vhm convert` turns it into a Hugging Face directory."
 _KINDS = {
-    "model/assemble": "put together from its parts; its projector is not trained",
+    "model/assemble": "assembled from its parts, with an untrained projector",
     "model/convert": "converted",
-    "model/warm-start": "warm-started: its projector is another model's",
+    "model/warm-start": "warm-started with the projector of another model",
     "model/align": "with a trained projector",
     "model/pretrain": "pretrained",
     "model/sft": "fine-tuned",
@@ -39,85 +40,88 @@ def finish_model(
     names: Iterable[str] = (),
     hashes: Mapping[Path, str] | None = None,
 ) -> None:
-    """Write the lineage and the card of a model directory from what is in it.
+    """Write the lineage and the card of a model directory.
 
-    Read where they are there: training.json with train_log.jsonl, scores.json, warm_start.json.
-    `names` and `hashes` are as `write_lineage` takes them.
+    The card reads training.json (with train_log.jsonl) and scores.json if the directory has them. `names` and `hashes`
+    are passed to `write_lineage`.
     """
-    training = read_json(directory / "training.json") if (directory / "training.json").is_file() else None
+    training = read_json_object(directory / "training.json") if (directory / "training.json").is_file() else None
     lineage = write_lineage(directory, kind, inputs, recipe, training, names=names, hashes=hashes)
-    plain = (directory / "processor_config.json").is_file()
-    sections = [_head(lineage), _title(lineage, kind), _USE if plain else _REFERENCE]
+    is_hugging_face = (directory / "processor_config.json").is_file()
+    sections = [_metadata(lineage), _title(lineage), _USE if is_hugging_face else _REFERENCE]
     if training is not None:
         write_text(directory / "training_curve.svg", curve_svg(directory / "train_log.jsonl"))
         sections.append(_training(training))
     if (directory / "scores.json").is_file():
-        sections.append(_evaluation(read_json(directory / "scores.json")))
-    sections += [_origin(lineage), _terms(lineage)]
+        sections.append(_evaluation(read_json_object(directory / "scores.json")))
+    sections += [_provenance(lineage), _terms(lineage)]
     write_text(directory / "README.md", "\n\n".join(sections) + "\n")
 
 
-def _head(lineage: dict[str, Any]) -> str:
-    licences = sorted({entry["licence"] for entry in lineage["licences"]})
-    limited = research_only(lineage)
-    metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "image-text-to-text"}
-    if limited:
+def _metadata(lineage: Lineage) -> str:
+    """The YAML header that Hugging Face reads."""
+    licences = sorted({licence.licence for licence in lineage.licences})
+    metadata: dict[str, object] = {"library_name": "transformers", "pipeline_tag": "image-text-to-text"}
+    if lineage.research_only:
         metadata |= {"license": "other", "license_name": "research-only"}
     elif licences:
         metadata["license"] = licences[0] if len(licences) == 1 else "other"
         if len(licences) > 1:
             metadata["license_name"] = "-and-".join(licences)
-    if lineage["base_models"]:
-        metadata["base_model"] = lineage["base_models"]
-    metadata["tags"] = ["remote-sensing", "llava", "vhm", *(["research-only"] if limited else [])]
+    if lineage.base_models:
+        metadata["base_model"] = list(lineage.base_models)
+    metadata["tags"] = ["remote-sensing", "llava", "vhm", *(["research-only"] if lineage.research_only else [])]
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---"
 
 
-def _title(lineage: dict[str, Any], kind: str) -> str:
-    recipe = f" of recipe `{lineage['recipe']['name']}`" if lineage["recipe"] else ""
-    limited = research_only(lineage)
-    warning = f"\n\n**For research only**: it derives from {', '.join(limited)}." if limited else ""
+def _title(lineage: Lineage) -> str:
+    recipe = f" of recipe `{lineage.recipe.name}`" if lineage.recipe else ""
+    sources = ", ".join(lineage.research_only)
+    warning = f"\n\n**For research only**: it derives from {sources}." if sources else ""
     return (
-        f"# VHM{recipe}, {_KINDS[kind]}\n\n"
+        f"# VHM{recipe}, {_KINDS[lineage.kind]}\n\n"
         "A remote-sensing vision-language model (arXiv 2403.20213): CLIP, a projector and an LLM, as LLaVA." + warning
     )
 
 
-def _training(training: dict[str, Any]) -> str:
+def _training(training: JsonObject) -> str:
     skipped = sum(training["skipped"].values())
     return (
-        f"## Training\n\nStage `{training['stage']}`: {training['samples']} samples ({skipped} left out, "
-        f"{training['truncated']} cut at the length limit), {training['steps']} steps, "
+        f"## Training\n\nStage `{training['stage']}`: {training['samples']} samples ({skipped} skipped, "
+        f"{training['truncated']} truncated at the length limit), {training['steps']} steps, "
         f"loss {training['first_loss']:.3f} → {training['last_loss']:.3f}.\n\n![training curve](training_curve.svg)"
     )
 
 
-def _evaluation(scores: dict[str, Any]) -> str:
+def _evaluation(scores: JsonObject) -> str:
     rows = [
-        f"| {name} | {task['n']} | {task['figure']} | {100 * task[task['figure']]:.1f} % |"
+        f"| {name} | {task['n']} | {task['primary_metric']} | {100 * task[task['primary_metric']]:.1f} % |"
         for name, task in scores["tasks"].items()
-        if "figure" in task
+        if "primary_metric" in task
     ]
-    mean = f"Mean of the main metrics: {100 * scores['summary']['mean']:.1f} %, scored `{scores['mode']}`."
-    return "\n".join(["## Evaluation", "", "| task | n | figure | |", "|---|---|---|---|", *rows, "", mean])
+    mean = f"Mean of the primary metrics: {100 * scores['summary']['mean']:.1f} %, scored `{scores['mode']}`."
+    return "\n".join(
+        ["## Evaluation", "", "| task | n | primary metric | value |", "|---|---|---|---|", *rows, "", mean]
+    )
 
 
-def _origin(lineage: dict[str, Any]) -> str:
-    rows = ["## Where it comes from", "", "| made by | code | recipe | from |", "|---|---|---|---|"]
-    rows += [
-        f"| {step['kind']} | `{step['code'][:12]}` | {_short((step['recipe'] or {}).get('sha256'))} | "
-        + ", ".join(f"{name} {_short(entry['sha256'])}" for name, entry in step["inputs"].items())
-        + " |"
-        for step in _ancestry(lineage)
-    ]
-    return "\n".join([*rows, "", "Hashes are sha256; `lineage.json` has them whole, with those of every file here."])
+def _provenance(lineage: Lineage) -> str:
+    rows = ["## Provenance", "", "| step | code | recipe | inputs |", "|---|---|---|---|"]
+    for step in _ancestry(lineage):
+        inputs = ", ".join(f"{name} {_short(entry.sha256)}" for name, entry in step.inputs.items())
+        recipe = _short(step.recipe.sha256 if step.recipe else None)
+        rows.append(f"| {step.kind} | `{step.code[:12]}` | {recipe} | {inputs} |")
+    return "\n".join(
+        [*rows, "", "Hashes are sha256, shortened; `lineage.json` has the complete ones, also of every file."]
+    )
 
 
-def _ancestry(lineage: dict[str, Any]) -> list[dict[str, Any]]:
+def _ancestry(lineage: Lineage) -> list[Lineage]:
+    """A lineage and those of its inputs, recursively."""
     steps = [lineage]
-    for entry in lineage["inputs"].values():
-        if "lineage" in entry:
-            steps += _ancestry(entry["lineage"])
+    for entry in lineage.inputs.values():
+        if entry.lineage is not None:
+            steps += _ancestry(entry.lineage)
     return steps
 
 
@@ -125,18 +129,17 @@ def _short(digest: str | None) -> str:
     return f"`{digest[:12]}`" if digest else "–"
 
 
-def _terms(lineage: dict[str, Any]) -> str:
-    if not lineage["licences"]:
-        return "## Terms\n\nNo terms are recorded: those of its data and of its base weights apply."
+def _terms(lineage: Lineage) -> str:
+    if not lineage.licences:
+        return "## Terms\n\nNo licences are recorded. Those of the data and of the base weights apply."
     rows = [
-        f"- {entry['of']}: {entry['licence']}{', research only' if entry['research_only'] else ''}"
-        for entry in lineage["licences"]
+        f"- {entry.of}: {entry.licence}{', research only' if entry.research_only else ''}" for entry in lineage.licences
     ]
-    return "\n".join(["## Terms", "", "Of what it derives from:", "", *rows])
+    return "\n".join(["## Terms", "", "Licences of the sources:", "", *rows])
 
 
 def curve_svg(log_file: Path, width: int = 640, height: int = 220) -> str:
-    """The loss over steps as an SVG: every step thin, a running mean thick."""
+    """The loss over steps as SVG: the values as a thin line, their running mean as a thick one."""
     losses = [entry["loss"] for entry in read_jsonl(log_file)]
     top = max(losses)
     smooth, mean = [], losses[0]
@@ -144,7 +147,7 @@ def curve_svg(log_file: Path, width: int = 640, height: int = 220) -> str:
         mean = 0.9 * mean + 0.1 * loss
         smooth.append(mean)
 
-    def line(values: list[float], style: str) -> str:
+    def line(values: Sequence[float], style: str) -> str:
         points = " ".join(
             f"{40 + (width - 50) * i / max(1, len(values) - 1):.1f},{10 + (height - 40) * (1 - v / top):.1f}"
             for i, v in enumerate(values)

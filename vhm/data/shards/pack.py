@@ -135,7 +135,7 @@ def _stem(name: str) -> str:
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
-    """Append a file without time and owner, so that equal input gives equal bytes; returns the offset of its content."""
+    """Append a file; returns the offset of its content. Without time and owner, equal input gives equal bytes."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     member.mode = 0o644
