@@ -1,4 +1,4 @@
-"""What tests share: the built sample, and a cut of it that a training run gets through in seconds."""
+"""Shared fixtures: the built sample, a reduced one for training in seconds, an S3 service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded sample, built once; tests read it."""
+    """The embedded sample, built once; tests only read it."""
     from vhm.sample import build_sample
 
     out = tmp_path_factory.mktemp("sample") / "data"
@@ -32,7 +32,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cut(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample with few records of each kind, so that every stage is real and short."""
+    """The sample with few records of each kind, so that every stage is short."""
     out = tmp_path_factory.mktemp("cut") / "data"
     shutil.copytree(sample, out)
     for name, step in (("pretrain/list_pretrain.json", 12), ("sft/list_sft.json", 24)):
@@ -47,7 +47,7 @@ def cut(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cut_recipe(cut: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny recipe for the cut sample: one epoch, a gate that asks for nothing."""
+    """The tiny recipe for the reduced sample: one epoch, and a gate that every model passes."""
     import yaml
 
     values = yaml.safe_load((ROOT / "vhm" / "recipe" / "presets" / "tiny.yaml").read_text())
@@ -72,7 +72,7 @@ def base(sample: Path):
 
 @pytest.fixture(scope="session")
 def manifests(cut: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Validated manifests of the cut sample, one folder a kind."""
+    """Validated manifests of the reduced sample, one folder per kind."""
     from tests.support.lists import validate
 
     out = tmp_path_factory.mktemp("manifests")
@@ -91,7 +91,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 
 @pytest.fixture
 def bucket(s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """A new bucket, with the environment set so that boto3 finds it; s3://NAME is its address."""
+    """The name of a new bucket; the environment is set so that boto3 finds its service."""
     for name, value in s3_environment(s3_server.url, tmp_path / "cache").items():
         monkeypatch.setenv(name, value)
     name = f"b{uuid.uuid4().hex[:12]}"
@@ -101,19 +101,19 @@ def bucket(s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.fixture(scope="session")
 def llama_pieces():
-    """(piece, score) of the real Llama 2 vocabulary, in the order of their ids."""
+    """(piece, score) pairs of the real Llama 2 vocabulary in order of id."""
     from tests.support.slow_llama import llama_pieces
     from vhm.io import cache_directory
 
     pieces = llama_pieces(cache_directory() / "packages")
     if pieces is None:
-        pytest.skip("npm is not installed: it brings the Llama vocabulary")
+        pytest.skip("npm, which downloads the Llama vocabulary, is not installed")
     return pieces
 
 
 @pytest.fixture
 def reference(llama_pieces, tmp_path: Path) -> Path:
-    """A small checkpoint in the reference's layout, with the real vocabulary."""
+    """A small checkpoint in the reference layout with the real vocabulary."""
     from tests.support.reference_checkpoint import write_reference
 
     return write_reference(tmp_path / "reference", llama_pieces)

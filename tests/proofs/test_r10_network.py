@@ -35,14 +35,14 @@ def test_transfers_survive_a_failing_network(
             uri = S3Uri(bucket, name)
             version = publish(folder, uri)
             assert fetch(uri, tmp_path / name) == version
-            requests.append(faults.met["requests"])
+            requests.append(faults.counts["requests"])
     for path in folder.rglob("*.bin"):
         assert (tmp_path / "storm" / path.relative_to(folder)).read_bytes() == path.read_bytes()
     incomplete = client(s3_server.url).list_multipart_uploads(Bucket=bucket).get("Uploads", [])
     assert not incomplete, "a multipart upload was neither completed nor aborted"
     ratio = requests[1] / requests[0]
     assert ratio <= 2.5
-    faults_met = ", ".join(f"{faults.met[kind]} {kind}" for kind in ("error", "reset", "truncate", "flip", "stall"))
+    faults_met = ", ".join(f"{faults.counts[kind]} {kind}" for kind in ("error", "reset", "truncate", "flip", "stall"))
     proof.record(
         "R10", f"{count} objects up and down through {faults_met}: 0 lost, 0 corrupt, 0 orphans, {ratio:.2f}× requests"
     )

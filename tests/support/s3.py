@@ -1,4 +1,4 @@
-"""A real S3 service on loopback (SeaweedFS), and a proxy before it that fails as networks do."""
+"""A real S3 service on loopback (SeaweedFS), and a proxy that simulates an unreliable network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 class SeaweedFS:
-    """`weed server` with one identity; stopped with the block."""
+    """`weed server` with one identity; a context manager that stops it at the end."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,14 +38,14 @@ class SeaweedFS:
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> SeaweedFS:
-        for left in (2, 1, 0):  # somebody may take a port between our choice and its use
+        for retries in (2, 1, 0):  # another process may take a port between its choice and its use
             try:
                 return self._start()
             except RuntimeError:
                 self.__exit__()
                 shutil.rmtree(self._folder / "data")
                 self.port = free_port()
-                if not left:
+                if not retries:
                     raise
         raise AssertionError("unreachable")
 
@@ -55,7 +55,7 @@ class SeaweedFS:
         identity = {"name": "test", "credentials": keys, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
         (self._folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
         (self._folder / "data").mkdir()
-        # Each service also takes its port plus 10,000 for gRPC unless told otherwise.
+        # By default each service also uses its port plus 10,000 for gRPC, which may be taken.
         names = ["master", "volume", "filer"]
         ports = [f"-{name}.port={free_port()}" for name in names]
         grpc = [f"-{name}.port.grpc={free_port()}" for name in [*names, "s3"]]
@@ -72,27 +72,27 @@ class SeaweedFS:
     def _wait(self) -> None:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        until = time.monotonic() + 90
+        deadline = time.monotonic() + 90
         while True:
             try:
                 client(self.url).create_bucket(Bucket="ready")
                 client(self.url).put_object(Bucket="ready", Key="probe", Body=b"1")
                 return
             except (BotoCoreError, ClientError):
-                if time.monotonic() > until or self._process.poll() is not None:
+                if time.monotonic() > deadline or self._process.poll() is not None:
                     raise RuntimeError((self._folder / "log").read_text()[-2000:]) from None
                 time.sleep(0.3)
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         try:
-            self._process.wait(2)  # it would wait for its open connections
+            self._process.wait(2)  # longer, and it would wait for its open connections
         except subprocess.TimeoutExpired:
             self._process.kill()
 
 
 def s3_environment(url: str, cache: Path) -> dict[str, str]:
-    """What a user sets: credentials, the endpoint, and where images are kept."""
+    """The variables that a user sets: credentials, endpoint, cache directory, timeout."""
     return {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
@@ -115,7 +115,7 @@ def client(url: str):
 
 @dataclass
 class Faults:
-    """Shares of requests that fail in each way. Errors and resets come before or after the service has acted."""
+    """Shares of requests with each fault. Errors and resets occur before or after the service has acted."""
 
     error: float = 0.0
     reset: float = 0.0
@@ -124,11 +124,11 @@ class Faults:
     stall: float = 0.0
     stall_seconds: float = 3.0
     seed: int = 0
-    met: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 class FaultyProxy:
-    """Stands before an S3 service; one connection a request."""
+    """A proxy for an S3 service that injects faults; one connection per request."""
 
     def __init__(self, upstream: int, faults: Faults) -> None:
         self._upstream, self.faults = upstream, faults
@@ -158,7 +158,7 @@ class FaultyProxy:
 
     def _draw(self) -> tuple[str, bool, float]:
         with self._lock:
-            value, late, place = self._random.random(), self._random.random() < 0.5, self._random.random()
+            value, late, position = self._random.random(), self._random.random() < 0.5, self._random.random()
             kind = "none"
             for name in ("error", "reset", "truncate", "flip", "stall"):
                 share = getattr(self.faults, name)
@@ -166,9 +166,9 @@ class FaultyProxy:
                     kind = name
                     break
                 value -= share
-            self.faults.met[kind] += 1
-            self.faults.met["requests"] += 1
-            return kind, late, place
+            self.faults.counts[kind] += 1
+            self.faults.counts["requests"] += 1
+            return kind, late, position
 
     def _handle(self, connection: socket.socket, incoming) -> None:
         head = b""
@@ -183,36 +183,36 @@ class FaultyProxy:
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = _body(incoming, fields)
         method, target = lines[0].split(" ")[:2]
-        kind, late, place = self._draw()
+        kind, late, position = self._draw()
         if kind == "stall":
             time.sleep(self.faults.stall_seconds)
         if kind == "flip" and method == "PUT" and body:
-            at = int(place * len(body))
-            body = body[:at] + bytes([body[at] ^ 0x10]) + body[at + 1 :]
+            offset = int(position * len(body))
+            body = body[:offset] + bytes([body[offset] ^ 0x10]) + body[offset + 1 :]
         if kind in ("error", "reset") and not late:
             return self._fail(connection, kind)
         kept = [line for line in lines[:-2] if not line.lower().startswith(("connection:", "expect:"))]
         with socket.create_connection(("127.0.0.1", self._upstream), timeout=30) as upstream:
             upstream.sendall("\r\n".join([*kept, "Connection: close", "", ""]).encode("latin-1") + body)
-            answer = b""
+            response = b""
             while block := upstream.recv(1 << 20):
-                answer += block
+                response += block
         if kind in ("error", "reset"):
             return self._fail(connection, kind)
-        start = answer.find(b"\r\n\r\n") + 4
+        start = response.find(b"\r\n\r\n") + 4
         if kind == "truncate":
-            answer = answer[: start + (len(answer) - start) // 2]
-        elif kind == "flip" and method == "GET" and "?" not in target and len(answer) > start:
-            at = start + int(place * (len(answer) - start))
-            answer = answer[:at] + bytes([answer[at] ^ 0x10]) + answer[at + 1 :]
-        connection.sendall(answer)
+            response = response[: start + (len(response) - start) // 2]
+        elif kind == "flip" and method == "GET" and "?" not in target and len(response) > start:
+            offset = start + int(position * (len(response) - start))
+            response = response[:offset] + bytes([response[offset] ^ 0x10]) + response[offset + 1 :]
+        connection.sendall(response)
 
     def _fail(self, connection: socket.socket, kind: str) -> None:
         if kind == "error":
-            told = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>later</Message></Error>"
+            message = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>later</Message></Error>"
             connection.sendall(
                 b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\n"
-                + f"Content-Length: {len(told)}\r\n\r\n".encode() + told
+                + f"Content-Length: {len(message)}\r\n\r\n".encode() + message
             )  # fmt: skip
         else:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

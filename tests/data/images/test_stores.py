@@ -53,8 +53,8 @@ def test_images_are_read_from_a_published_store(
                 assert store.size(name) == path.stat().st_size
         with pytest.raises(ImageError, match="image_missing"):
             store.read("src/none.jpg")
-    assert faults.met["flip"] > 2
-    assert faults.met["requests"] < 140, "the second pass sends no request for an image"
+    assert faults.counts["flip"] > 2
+    assert faults.counts["requests"] < 140, "the second pass sends no request for an image"
 
 
 def test_a_plain_prefix_is_a_folder_store(packed: Path, bucket: str, s3_server: SeaweedFS) -> None:
