@@ -107,7 +107,7 @@ def _tower(random: Callable[..., torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _write_tokenizer(folder: Path) -> None:
-    from vhm.model.tokenizer import SPECIALS, from_pieces
+    from vhm.model.llama_tokenizer import SPECIALS, from_pieces
 
     pieces = [*SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
     pieces += [f"▁{number}" for number in range(32000 - len(pieces))]

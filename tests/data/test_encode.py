@@ -155,7 +155,7 @@ def llama(request, llama_pieces, tmp_path_factory):
     from transformers import AutoTokenizer
 
     from tests.support.slow_llama import SlowLlama, write_tokenizer
-    from vhm.model.tokenizer import llama_tokenizer
+    from vhm.model.llama_tokenizer import llama_tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     write_tokenizer(folder, llama_pieces, request.param)

@@ -18,7 +18,7 @@ from vhm.errors import CheckpointError, InputError
 from vhm.io import read_json
 from vhm.model import load_model
 from vhm.model.convert import convert
-from vhm.model.weights import ShardWriter, StoredTensor
+from vhm.model.weights import ShardWriter, TensorSpec
 
 MAIN, REST = "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"
 
@@ -169,8 +169,8 @@ def test_the_card_and_the_lineage_say_where_it_comes_from(reference: Path, tmp_p
 
 
 def test_several_shards_make_an_index_that_transformers_reads(reference: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("vhm.model.weights._SHARD", 2 * 2**20)
-    monkeypatch.setattr("vhm.model.weights._GROUP", 2**20)
+    monkeypatch.setattr("vhm.model.weights._SHARD_BYTES", 2 * 2**20)
+    monkeypatch.setattr("vhm.model.weights._MAPPED_BYTES", 2**20)
     convert(reference, tmp_path / "hf")
     names = [path.name for path in sorted((tmp_path / "hf").glob("*.safetensors"))]
     assert names == [f"model-{i:05d}-of-{len(names):05d}.safetensors" for i in range(1, len(names) + 1)]
@@ -319,7 +319,7 @@ def test_an_index_that_names_a_missing_or_a_foreign_file_is_refused(reference: P
     (reference / REST).unlink()
     check_refused(reference, tmp_path / "hf", f"names {REST}, which does not exist")
     (reference / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
-    check_refused(reference, tmp_path / "hf", "which is not a file beside it")
+    check_refused(reference, tmp_path / "hf", "which is not a file in the same directory")
 
 
 def test_places_that_cannot_be_written_are_refused(reference: Path, tmp_path: Path) -> None:
@@ -353,19 +353,19 @@ def test_a_target_that_takes_no_more_bytes_is_one_clear_line(reference: Path, tm
 
 
 def test_the_writer_takes_only_what_was_planned(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path, [StoredTensor("a", tmp_path, (2,), "float32", 8)])
-    with pytest.raises(ValueError, match="came where"):
+    writer = ShardWriter(tmp_path, [TensorSpec("a", (2,), "float32", 8)])
+    with pytest.raises(ValueError, match="was given where"):
         writer.write("a", torch.zeros(3))
 
 
 def test_memory_stays_small(llama_pieces, tmp_path: Path) -> None:
-    """Of 290 MB of weights two groups of 64 MB are mapped at a time, and a tensor of 51 MB."""
+    """Of 290 MB of weights, at most two blocks of 64 MB and one tensor of 51 MB are mapped at a time."""
     peaks = []
     for name, inner in (("small", 96), ("large", 400_000)):
         source = write_reference(tmp_path / name, llama_pieces, intermediate_size=inner)
         program = (
             "import sys; sys.path.insert(0, '.'); from pathlib import Path\n"
-            "import vhm.model.weights as w; w._GROUP = 64 * 2**20\n"
+            "import vhm.model.weights as w; w._MAPPED_BYTES = 64 * 2**20\n"
             "from vhm.model.convert import convert; convert(Path(sys.argv[1]), Path(sys.argv[2]))\n"
             "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
         )

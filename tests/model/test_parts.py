@@ -18,7 +18,7 @@ def parts(base, tmp_path: Path) -> tuple[Path, Path]:
     """The tiny vision tower and LLM as directories of their own; the LLM's tokenizer has no `<image>`."""
     from transformers import LlamaForCausalLM
 
-    from vhm.model.tokenizer import from_pieces
+    from vhm.model.llama_tokenizer import from_pieces
 
     model, _ = base
     model.model.vision_tower.save_pretrained(tmp_path / "clip-vit-tiny")

@@ -1,4 +1,4 @@
-"""R2 for model directories: killed anywhere, a reader sees the old one or the new one; damage is refused by name."""
+"""R2 for model directories: after a kill a reader sees the old or the new one; damage is refused by name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from vhm.errors import CheckpointError
 from vhm.io import read_json
 from vhm.model.convert import convert
 
-# For each N, a child of this process converts into a copy of the old directory and ends itself by SIGKILL before
-# its N-th file-system call; prints what a reader finds then. The first run, whole, counts the calls.
+# For each N, a child of this process converts into a copy of the old directory and kills itself with SIGKILL before
+# its N-th file-system call; the program prints the hash that a reader sees afterwards. The first run is not killed:
+# it counts the calls.
 KILLER = """
 import json, os, shutil, signal, sys
 from pathlib import Path
@@ -28,48 +29,48 @@ import vhm.model.convert as conversion
 import vhm.model.weights as weights
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from vhm.artifacts.lineage import verify
-seen, at, watching = 0, 10**9, False
-def note():
-    global seen
-    seen += 1
-    if seen == at:
+calls_so_far, kill_at, counting = 0, 10**9, False
+def count_call():
+    global calls_so_far
+    calls_so_far += 1
+    if calls_so_far == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
-WATCHED = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate", "ctypes.call_function"}
-def watch(event, arguments):
-    if watching and event in WATCHED and (event[0] == "c" or any(str(out.parent) in str(a) for a in arguments)):
-        note()
-def counted(self, stored):
-    note()
-    with stored.file.open("rb") as file:
-        os.copy_file_range(file.fileno(), self._file.fileno(), stored.bytes // 2, stored.offset)
-    note()
-    self._file.seek(-(stored.bytes // 2), 1)
-    return copy(self, stored)
-copy, weights.ShardWriter._copy = weights.ShardWriter._copy, counted
-sys.addaudithook(watch)
-def run(place):
-    global at, watching, seen
+COUNTED = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate", "ctypes.call_function"}
+def audit(event, arguments):
+    if counting and event in COUNTED and (event[0] == "c" or any(str(out.parent) in str(a) for a in arguments)):
+        count_call()
+def copy_in_halves(stored, file):
+    count_call()
+    with stored.file.open("rb") as opened:
+        os.copy_file_range(opened.fileno(), file.fileno(), stored.bytes // 2, stored.offset)
+    count_call()
+    file.seek(-(stored.bytes // 2), 1)
+    return copy(stored, file)
+copy, weights._copy = weights._copy, copy_in_halves
+sys.addaudithook(audit)
+def run(number):
+    global kill_at, counting
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(old, out)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        at, watching = place, True
+        kill_at, counting = number, True
         conversion.convert(source, out)
-        os.write(writer, str(seen).encode())
+        os.write(writer, str(calls_so_far).encode())
         os._exit(0)
     _, status = os.waitpid(child, 0)
     os.close(writer)
-    assert os.WIFSIGNALED(status) == (place < 10**9), (place, status)
+    assert os.WIFSIGNALED(status) == (number < 10**9), (number, status)
     calls = os.read(reader, 20)
     os.close(reader)
     assert verify(out)
-    found = json.loads((out / "lineage.json").read_text())["files"]["model.safetensors"]["sha256"]
-    return found, int(calls or 0)
+    digest = json.loads((out / "lineage.json").read_text())["files"]["model.safetensors"]["sha256"]
+    return digest, int(calls or 0)
 last, calls = run(10**9)
 kills = min(kills, calls)
-places = sorted({1 + calls * i // kills for i in range(kills)} | {calls - i for i in range(4)})
-print(json.dumps({"calls": calls, "whole": last, "found": [run(place)[0] for place in places]}))
+numbers = sorted({1 + calls * i // kills for i in range(kills)} | {calls - i for i in range(4)})
+print(json.dumps({"calls": calls, "last": last, "digests": [run(number)[0] for number in numbers]}))
 """
 
 
@@ -89,36 +90,34 @@ def test_a_reader_sees_the_old_or_the_new_directory(llama_pieces, tmp_path: Path
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["whole"] == hashes[1]
-    assert set(result["found"]) == set(hashes), "kills before and after the exchange were tried"
+    assert result["last"] == hashes[1]
+    assert set(result["digests"]) == set(hashes), "some kills come before the exchange and some after it"
     convert(sources[1], out)
-    assert [path.name for path in out.parent.iterdir()] == ["model"], "what killed runs left is swept"
-    proof.record(
-        "R2",
-        f"{len(result['found'])} kills at {result['calls']} file-system calls of a conversion: old or new, never a mix",
-    )
+    assert [path.name for path in out.parent.iterdir()] == ["model"], "temporary directories of killed runs are removed"
+    kills = len(result["digests"])
+    proof.record("R2", f"{kills} kills at {result['calls']} file-system calls of a conversion: old or new, never a mix")
 
 
-def test_every_flip_and_cut_is_refused_by_name(reference: Path, tmp_path: Path, proof) -> None:
+def test_every_bit_flip_and_truncation_is_refused_by_name(reference: Path, tmp_path: Path, proof) -> None:
     convert(reference, tmp_path / "model")
     listed = ["lineage.json", *read_json(tmp_path / "model" / "lineage.json")["files"]]
-    draw = random.Random(2)
+    rng = random.Random(2)
     cases = proof.size(60, 1000)
     for number in range(cases):
         name = listed[number % len(listed)]
         path = tmp_path / "model" / name
         content = path.read_bytes()
-        place = draw.randrange(len(content))
+        offset = rng.randrange(len(content))
         if number % 3 == 2:
-            path.write_bytes(content[:place])
+            path.write_bytes(content[:offset])
         else:
             changed = bytearray(content)
-            changed[place] ^= 1 << draw.randrange(8)
+            changed[offset] ^= 1 << rng.randrange(8)
             path.write_bytes(changed)
         with pytest.raises(CheckpointError, match=path.name.replace(".", r"\.")):
             verify(tmp_path / "model")
         path.write_bytes(content)
     assert verify(tmp_path / "model")
     proof.record(
-        "R2", f"{cases} flips and cuts in {len(listed)} files of a model directory: {cases} refused, each by name"
+        "R2", f"{cases} bit flips and truncations in {len(listed)} files of a model directory: all refused by name"
     )

@@ -29,7 +29,7 @@ def text(draw: random.Random, hostile: bool) -> str:
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_hostile_conversations(llama_pieces, tmp_path: Path, proof, legacy: bool) -> None:
-    from vhm.model.tokenizer import llama_tokenizer
+    from vhm.model.llama_tokenizer import llama_tokenizer
 
     write_tokenizer(tmp_path, llama_pieces, legacy)
     tokenizer, oracle = llama_tokenizer(tmp_path), SlowLlama(llama_pieces, legacy)

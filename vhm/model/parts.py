@@ -1,7 +1,7 @@
 """A base model from its parts: a CLIP vision tower and a Llama-type LLM that somebody else trained.
 
 The LLM comes as a Hugging Face directory, or as one GGUF file. A `tokenizer.model` becomes the exact
-tokenizer of the published weights (`vhm.model.tokenizer`); any other tokenizer stays its own.
+tokenizer of the published weights (`vhm.model.llama_tokenizer`); any other tokenizer stays its own.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def read_tokenizer(source: Path) -> PreTrainedTokenizerBase:
     """The LLM's tokenizer with `<image>` added after its last id."""
     from transformers import AutoTokenizer
 
-    from vhm.model.tokenizer import llama_tokenizer
+    from vhm.model.llama_tokenizer import llama_tokenizer
 
     if (source / "tokenizer.model").is_file():
         return llama_tokenizer(source)

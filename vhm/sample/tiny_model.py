@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vhm.io import whole_directory, write_bytes
 from vhm.model.build import assemble, save_model
-from vhm.model.tokenizer import SPECIALS, as_llama
+from vhm.model.llama_tokenizer import SPECIALS, as_llama
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,10 +1,10 @@
 """The slow Llama tokenizer of the published weights as a `tokenizer.json` that stock AutoTokenizer reads.
 
-Rebuilt from `tokenizer.model`: merges are all pairs of pieces whose concatenation is a piece, by
-descending score of the result, then by the left id, then by the right one; bytes as a fallback; each
-segment between special tokens begins with ▁ (Kudo & Richardson 2018, BPE with scores).
-With `legacy: false` text right after a special token loses its first ▁ again: `</s>USER:` becomes `US`,
-`ER:`, as transformers 4.31's slow tokenizer gave it.
+It is rebuilt from `tokenizer.model`. The merges are all pairs of tokens whose concatenation is a token, by
+descending score of the result, then by the left id, then by the right id. Bytes are the fallback, and each segment
+between special tokens begins with ▁ (Kudo & Richardson 2018, BPE with scores).
+With `legacy: false`, text directly after a special token loses its first ▁ again: `</s>USER:` becomes `US`, `ER:`,
+as in the slow tokenizer of transformers 4.31.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vhm.data.records import IMAGE_MARKER
 from vhm.errors import CheckpointError
-from vhm.io import read_json
+from vhm.io import read_json_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,17 +24,17 @@ SPECIALS = ("<unk>", "<s>", "</s>")
 
 
 def llama_tokenizer(source: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of `source`/tokenizer.model, `<image>` added after its last id.
+    """Return the tokenizer of `source`/tokenizer.model, with `<image>` added as its last token.
 
-    `tokenizer_config.json` beside it says whether it is `legacy` (the default, as in 4.31).
+    `legacy` is read from tokenizer_config.json in the same directory; the default is true, as in 4.31.
     """
     settings = source / "tokenizer_config.json"
-    legacy = read_json(settings).get("legacy", True) if settings.is_file() else True
+    legacy = read_json_object(settings).get("legacy", True) if settings.is_file() else True
     return from_pieces(read_pieces(source / "tokenizer.model"), legacy=legacy is not False)
 
 
 def read_pieces(path: Path) -> list[tuple[str, float]]:
-    """(piece, score) in the order of their ids, of a sentencepiece model file."""
+    """Return the (token, score) pairs of a sentencepiece model file in the order of their ids."""
     from google.protobuf.message import DecodeError
     from transformers.utils import sentencepiece_model_pb2_new as sentencepiece_model_pb2
 
@@ -47,7 +47,7 @@ def read_pieces(path: Path) -> list[tuple[str, float]]:
 
 
 def from_pieces(pieces: list[tuple[str, float]], legacy: bool) -> PreTrainedTokenizerFast:
-    """The tokenizer of (piece, score) pairs in the order of their ids."""
+    """Build the tokenizer of (token, score) pairs that are in the order of their ids."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     vocabulary = {piece: index for index, (piece, _) in enumerate(pieces)}
@@ -65,7 +65,7 @@ def from_pieces(pieces: list[tuple[str, float]], legacy: bool) -> PreTrainedToke
 
 
 def as_llama(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """A BPE with Llama's decoding and special tokens, `<image>` added after its last id."""
+    """Give a BPE tokenizer Llama's decoder and special tokens, and add `<image>` as its last token."""
     from tokenizers import AddedToken, decoders
     from transformers import PreTrainedTokenizerFast
 
@@ -87,12 +87,12 @@ def as_llama(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def _merges(pieces: list[tuple[str, float]], vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    found = []
+    merges = []
     for piece, score in pieces:
         if piece in SPECIALS or (piece.startswith("<0x") and piece.endswith(">")):
             continue
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
+        for split in range(1, len(piece)):
+            left, right = piece[:split], piece[split:]
             if left in vocabulary and right in vocabulary:
-                found.append((-score, vocabulary[left], vocabulary[right], left, right))
-    return [(left, right) for *_, left, right in sorted(found)]
+                merges.append((-score, vocabulary[left], vocabulary[right], left, right))
+    return [(left, right) for *_, left, right in sorted(merges)]
