@@ -199,7 +199,7 @@ def assemble(
 ) -> None:
     """Put a base model together from a vision tower and an LLM; its projector is yet to be trained."""
     from vhm.data.encode import CHAT_TEMPLATES
-    from vhm.model.parts import assemble_base
+    from vhm.model.assemble import assemble_base
 
     if template not in CHAT_TEMPLATES:
         raise InputError(f"--template {template!r} is unknown: use {' or '.join(CHAT_TEMPLATES)}")

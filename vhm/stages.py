@@ -99,7 +99,7 @@ def warm_start(recipe: str, data: str, manifests: Sequence[str], model: str, met
     root, out = Path(data), Path(model)
     base = root / settings.base.model
     if settings.base.parts is not None:
-        from vhm.model.parts import assemble_base
+        from vhm.model.assemble import assemble_base
 
         parts = settings.base.parts
         base = out.with_name("base")

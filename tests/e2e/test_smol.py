@@ -15,7 +15,7 @@ from vhm.evaluate import evaluate
 from vhm.inference.generator import Generator, Question
 from vhm.io import cache_directory, read_json, read_jsonl
 from vhm.model import load_model
-from vhm.model.parts import assemble_base
+from vhm.model.assemble import assemble_base
 from vhm.recipe import load_recipe
 from vhm.sample.sources import Source, fetch_file
 from vhm.train import train

@@ -24,7 +24,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from vhm.errors import VhmError
 from vhm.model import load_model
 from vhm.model.convert import convert
-from vhm.model.parts import assemble_base
+from vhm.model.assemble import assemble_base
 from vhm.model.projector import read_projector
 from vhm.model.warm_start import warm_start
 seen = []

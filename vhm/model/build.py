@@ -1,8 +1,8 @@
-"""Model directories: put together from parts, loaded, saved with everything that their users need.
+"""Load a model directory, assemble a model from its parts in memory, and save it with everything it needs.
 
-A model is a Hugging Face `LlavaForConditionalGeneration` whose `vision_feature_layer` may be a list:
-the features of those layers of the vision tower, without CLS, are joined on the channel axis and go
-through a two-layer MLP (arXiv 2403.20213, section 3).
+A model is a Hugging Face `LlavaForConditionalGeneration` whose `vision_feature_layer` may be a list: the features
+of those layers of the vision tower, without CLS, are concatenated on the channel axis and go through a two-layer MLP
+(arXiv 2403.20213, section 3).
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from vhm.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
     import torch
-    from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        GenerationConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
 
 def load_model(
@@ -26,21 +33,18 @@ def load_model(
     device: str | None = None,
     check_files: bool = True,
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """The model (in evaluation mode) and the processor of a Hugging Face LLaVA directory.
+    """Load the model (in evaluation mode) and the processor of a Hugging Face LLaVA directory.
 
-    `dtype` is the checkpoint's own unless given. Nothing but safetensors is read and no code of the
-    directory runs. Where the directory has a lineage.json, every file must have the hash that it lists
-    (`check_files=False`: another process has looked). Raises CheckpointError when the directory is not a
-    complete LLaVA model.
+    `dtype` defaults to the checkpoint's. Weights are read from safetensors only, and no code of the directory runs.
+    If the directory has a lineage.json, every file must have the hash that it lists; `check_files=False` skips this
+    check, for example when another process has made it. Raises CheckpointError when the directory is not a complete
+    LLaVA model.
     """
     import torch
     from transformers import AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
 
     directory = Path(directory)
-    if not (directory / "config.json").is_file():
-        raise CheckpointError(f"{directory} has no config.json: give a Hugging Face LLaVA directory")
-    if not list(directory.glob("model*.safetensors")):
-        raise CheckpointError(f"{directory} has no model*.safetensors: convert it first with `vhm convert`")
+    _check_present(directory)
     if check_files:
         verify(directory)
     try:
@@ -55,12 +59,19 @@ def load_model(
         raise
     except Exception as error:
         raise CheckpointError(f"cannot load {directory}: {first_line(error)}") from error
-    lost = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
-    if lost:
-        raise CheckpointError(f"{directory} has missing or unexpected tensors: {', '.join(map(str, lost[:5]))}")
+    wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
+    if wrong:
+        raise CheckpointError(f"{directory} has missing or unexpected tensors: {', '.join(map(str, wrong[:5]))}")
     if device:
         model = model.to(torch.device(device))
     return model.eval(), processor
+
+
+def _check_present(directory: Path) -> None:
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(f"{directory} has no config.json: give a Hugging Face LLaVA directory")
+    if not list(directory.glob("model*.safetensors")):
+        raise CheckpointError(f"{directory} has no model*.safetensors: convert it first with `vhm convert`")
 
 
 def assemble(
@@ -70,19 +81,15 @@ def assemble(
     vision_feature_layer: list[int] | int,
     template: str = "v1",
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """A LLaVA model around a CLIP vision tower and a Llama-type LLM; its projector is not trained.
+    """Build a LLaVA model from a CLIP vision tower and a Llama-type LLM, with an untrained projector.
 
-    The tokenizer knows `<image>`, and the LLM has an embedding for it. `template` is the chat format.
-
-    Raises CheckpointError when a feature layer is beyond the tower's depth.
+    The tokenizer must have a token `<image>`, and the LLM an embedding for it. `template` is the chat format.
+    Raises CheckpointError when a feature layer does not exist in the tower.
     """
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
     layers = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
-    depth = vision_tower.config.num_hidden_layers
-    for layer in layers:
-        if not -depth - 1 <= layer <= depth:
-            raise CheckpointError(f"vision feature layer {layer} does not exist: the tower has {depth} layers")
+    check_feature_layers(layers, vision_tower.config.num_hidden_layers)
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_MARKER)
     rows = language_model.get_input_embeddings().weight.shape[0]
     if image_token is None or not 0 <= image_token < rows:
@@ -105,15 +112,22 @@ def assemble(
     return model, build_processor(tokenizer, config, template=template)
 
 
-def image_tokens(config: Any) -> int:
-    """How many positions an image takes in the sequence of a model with this LlavaConfig: its patches, and
-    CLS where the model keeps it."""
+def check_feature_layers(layers: list[int], depth: int) -> None:
+    """Raise CheckpointError unless each layer exists in a vision tower of `depth` layers; -1 is the last one."""
+    for layer in layers:
+        if not -depth - 1 <= layer <= depth:
+            raise CheckpointError(f"vision feature layer {layer} does not exist: the vision tower has {depth} layers")
+
+
+def image_tokens(config: LlavaConfig) -> int:
+    """Return the number of positions that an image takes in a model's input: its patches, and CLS if it is kept."""
     vision = config.vision_config
-    return (vision.image_size // vision.patch_size) ** 2 + (config.vision_feature_select_strategy == "full")
+    patches = int(vision.image_size // vision.patch_size) ** 2
+    return patches + (1 if config.vision_feature_select_strategy == "full" else 0)
 
 
-def generation_config(tokenizer: PreTrainedTokenizerBase, rows: int) -> Any:
-    """Greedy by default; the image token and embedding rows without a token can never be generated."""
+def generation_config(tokenizer: PreTrainedTokenizerBase, rows: int) -> GenerationConfig:
+    """Return greedy decoding that never generates `<image>` or a row of the `rows` embeddings without a token."""
     from transformers import GenerationConfig
 
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_MARKER)
@@ -130,9 +144,9 @@ def generation_config(tokenizer: PreTrainedTokenizerBase, rows: int) -> Any:
 def build_processor(
     tokenizer: PreTrainedTokenizerBase, config: Any, template: str = "v1", pad: bool = True
 ) -> LlavaProcessor:
-    """The processor that gives exactly training's pixels and prompts for a model with this LlavaConfig.
+    """Return the processor that gives exactly training's pixels and prompts for a model with this LlavaConfig.
 
-    `pad`: pictures are padded to a square with CLIP's mean colour before they are resized.
+    `pad`: images are padded to a square with CLIP's mean colour before they are resized.
     """
     from transformers import LlavaProcessor
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
@@ -156,8 +170,8 @@ def save_model(
     processor: LlavaProcessor,
     state: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Everything that plain transformers needs, into `directory`; `state` where the weights are not in the model."""
+    """Write what plain transformers needs into `directory`. `state` holds the weights if they are not in the model."""
     model.save_pretrained(directory, safe_serialization=True, state_dict=state)
     processor.save_pretrained(directory)
     for path in directory.glob("*.safetensors"):
-        path.chmod(0o644)  # safetensors writes them for their owner alone; servers run as another user
+        path.chmod(0o644)  # safetensors makes them readable by their owner only; servers run as another user

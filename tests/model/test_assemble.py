@@ -10,7 +10,7 @@ import torch
 
 from vhm.errors import CheckpointError, InputError
 from vhm.model import load_model
-from vhm.model.parts import assemble_base
+from vhm.model.assemble import assemble_base
 
 
 @pytest.fixture
