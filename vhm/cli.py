@@ -224,13 +224,11 @@ def warm_start(
     from vhm.model.warm_start import warm_start as run
 
     report = run(base, out, projector, source_layer, _layers(feature_layers))
-    exact = report.get("exactness")
+    exact = report.projector.exactness if report.projector else None
     words = (
-        f"differs by {exact['float64']:.1e} (float64), {exact['float32']:.1e} (float32)"
-        if exact
-        else "no projector given"
+        f"differs by {exact.float64:.1e} (float64), {exact.float32:.1e} (float32)" if exact else "no projector given"
     )
-    _say(report, json_, f"{out}: {words}")
+    _say(report.to_json(), json_, f"{out}: {words}")
 
 
 @app.command()

@@ -112,7 +112,7 @@ def warm_start(recipe: str, data: str, manifests: Sequence[str], model: str, met
             settings.seed,
         )
     if settings.base.projector is not None:
-        report = run(base, out, root / settings.base.projector, settings.base.source_layer)
+        report = run(base, out, root / settings.base.projector, settings.base.source_layer).to_json()
         return _keep(metrics, {"projector": report["projector"], **report["exactness"]})
     manifest = find_manifest("pretrain", manifests)
     train("align", settings, base, manifest, join(root, settings.data.images), out)

@@ -32,8 +32,8 @@ def test_the_chosen_block_is_bit_equal_and_the_others_zero(sample: Path, source,
         columns = weight[:, number * 128 : (number + 1) * 128]
         expected = source["model.mm_projector.0.weight"] if number == block else torch.zeros(192, 128)
         assert torch.equal(columns, expected)
-    assert report["source_layer"] == (layer or 6)
-    assert json.loads((tmp_path / "out" / "warm_start.json").read_text()) == json.loads(json.dumps(report))
+    assert report.projector.source_layer == (layer or 6)
+    assert json.loads((tmp_path / "out" / "warm_start.json").read_text()) == json.loads(json.dumps(report.to_json()))
 
 
 def test_image_features_equal_the_single_layer_models(sample: Path, source, tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_llavas_own_layer_can_be_read_instead(sample: Path, source, tmp_path: Pa
     report = warm_start(sample / "base", tmp_path / "out", tmp_path / "p.bin", -2, [2, 4, 5])
     model, _ = load_model(tmp_path / "out")
     assert model.config.vision_feature_layer == [2, 4, 5]
-    assert (report["source_layer"], report["feature_layers"]) == (5, [2, 4, 5])
-    assert report["exactness"]["float64"] <= 1e-12
+    assert (report.projector.source_layer, report.feature_layers) == (5, [2, 4, 5])
+    assert report.projector.exactness.float64 <= 1e-12
 
 
 def test_a_single_layer_model_becomes_one_of_several_with_its_own_projector(sample: Path, tmp_path: Path) -> None:
@@ -130,20 +130,20 @@ def test_a_single_layer_model_becomes_one_of_several_with_its_own_projector(samp
     with torch.no_grad():
         expected, got = (m.get_image_features(pixels, return_dict=True).pooler_output[0] for m in (single, several))
     assert float((got - expected).abs().max() / expected.abs().max()) <= 1e-12
-    assert report["projector_trained_on"] == [6]
+    assert report.projector.trained_on == [6]
 
 
 def test_every_block_is_listed_with_its_norm_and_hash(sample: Path, source, tmp_path: Path) -> None:
     torch.save(source, tmp_path / "p.bin")
     report = warm_start(sample / "base", tmp_path / "out", tmp_path / "p.bin", 4)
-    blocks = [entry for entry in report["tensors"] if entry["name"].endswith("linear_1.weight")]
-    assert [(entry["layer"], entry["state"], entry["norm"] > 0) for entry in blocks] == [
+    blocks = [entry for entry in report.tensors if entry.name.endswith("linear_1.weight")]
+    assert [(entry.layer, entry.state, entry.norm > 0) for entry in blocks] == [
         (2, "zero", False),
         (4, "loaded", True),
         (6, "zero", False),
     ]
-    assert blocks[1]["sha256"] == report["projector_sha256"]["linear_1.weight"]
-    assert blocks[0]["sha256"] == blocks[2]["sha256"] != blocks[1]["sha256"]
+    assert blocks[1].sha256 == report.projector.sha256["linear_1.weight"]
+    assert blocks[0].sha256 == blocks[2].sha256 != blocks[1].sha256
 
 
 def test_a_layer_that_does_not_exist_is_refused(sample: Path, source, tmp_path: Path) -> None:
@@ -190,6 +190,7 @@ def test_the_shipped_projector_is_trained(sample: Path, tmp_path: Path) -> None:
 
 
 def _loss(model_directory: Path, manifest: Path, images: Path, stage) -> float:
+    from vhm.data.images.transform import ImageTransform
     from vhm.data.index import open_index
     from vhm.recipe import DataRecipe
     from vhm.train.collate import TrainingSet
@@ -199,7 +200,8 @@ def _loss(model_directory: Path, manifest: Path, images: Path, stage) -> float:
     model, processor = load_model(model_directory)
     encode_samples(manifest.parent / "samples", open_index(manifest), processor.tokenizer, stage, {})
     encoded = EncodedSamples(manifest.parent / "samples")
-    samples = TrainingSet(encoded, open_index(manifest), str(images), processor, stage, 144, DataRecipe())
+    transform, index = ImageTransform.from_processor(processor), open_index(manifest)
+    samples = TrainingSet(encoded, index, str(images), processor.tokenizer, transform, 144, DataRecipe())
     batch = samples.batch(list(range(0, len(samples), 40)))
     with torch.no_grad():
         return float(LabelledLoss(model)(batch)) / batch.targets
