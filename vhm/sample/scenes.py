@@ -1,10 +1,10 @@
-"""Package files → scenes: 8-bit pixels, what is known of them, and the areas that chips come from.
+"""Package files → scenes: 8-bit pixels, labels and metadata, and the regions that chips are cut from.
 
-Bands become 8-bit by fixed limits in digital numbers, one pair a sensor, so that the same ground has
-the same colour in every scene; panchromatic and radar scenes are stretched by their own percentiles.
+Bands are scaled to 8 bits between fixed digital numbers, one pair of limits a sensor, so that the same ground has the
+same colour in every scene. Panchromatic and radar scenes are stretched between their own percentiles.
 
-Cover masks come in pairs: `sure` pixels certainly show the cover, pixels outside `possible` certainly
-do not. The gap between the two thresholds is the margin inside which nothing is claimed.
+Cover masks come in pairs: `sure` pixels certainly show the cover, pixels outside `possible` certainly do not. Nothing
+is claimed between the two thresholds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,24 +22,30 @@ from PIL import Image
 
 from vhm.sample.sources import Package, fetch
 
-Pixels = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
+if TYPE_CHECKING:
+    from affine import Affine
+
+Pixels: TypeAlias = NDArray[np.uint8]
+Mask: TypeAlias = NDArray[np.bool_]
+# A band in the digital numbers of its file, which may be integers or floats.
+Band: TypeAlias = NDArray[np.number]
+Point: TypeAlias = tuple[float, float]
 
 CLASSES = ("forest", "meadow", "farmland", "water", "city", "residential", "barren land")
 
 
 @dataclass(frozen=True)
 class Label:
-    """An object: pixel box (x0, y0, x1, y1) in the scene and, for buildings, the outline."""
+    """An object: its pixel box (x0, y0, x1, y1) in the scene and, for buildings, the outline."""
 
     name: str
     box: tuple[float, float, float, float]
-    polygon: tuple[tuple[float, float], ...] = ()
+    polygon: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True)
 class Cover:
-    """Where a land cover is sure, and where it is possible: boolean masks [H, W]."""
+    """Masks [H, W] of the pixels that certainly show a land cover, and of those that possibly show it."""
 
     sure: Mask
     possible: Mask
@@ -47,10 +53,10 @@ class Cover:
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle of a scene that chips of `size` px are cut from every `stride` px, for one split.
+    """A rectangle of a scene; chips of `size` px are cut from it every `stride` px, for one split.
 
-    `scene_class` and `setting` were given by a person who looked at the area, except "trees":
-    forest or meadow by the number of labelled crowns.
+    `scene_class` and `setting` are labels that a person gave to the region, except "trees": that is forest or meadow,
+    by the number of labelled crowns.
     """
 
     rect: tuple[int, int, int, int]
@@ -63,26 +69,29 @@ class Region:
 
 @dataclass(frozen=True)
 class Scene:
-    """`complete` names the labels that miss no object, so that their absence may be claimed;
-    `roads` are centre lines, not complete."""
+    """An image with its labels and metadata.
+
+    `complete` names the labels that miss no object, so that their absence may be claimed. `roads` are centre lines
+    and are not complete.
+    """
 
     name: str
     package: str
     pixels: Pixels
     gsd: float
     sensor: str
-    place: str
+    location: str
     modality: str | None
     regions: tuple[Region, ...]
     valid: Mask
     labels: tuple[Label, ...] = ()
-    roads: tuple[tuple[tuple[float, float], ...], ...] = ()
+    roads: tuple[tuple[Point, ...], ...] = ()
     complete: frozenset[str] = frozenset()
     cover: dict[str, Cover] = field(default_factory=dict)
 
 
 def all_scenes() -> Iterator[Scene]:
-    """Every scene of the sample, in a fixed order."""
+    """Yield every scene of the sample, in a fixed order."""
     loaders: tuple[tuple[str, Callable[[Package], Iterator[Scene]]], ...] = (
         ("deepforest", _neon),
         ("solaris", _spacenet),
@@ -92,7 +101,7 @@ def all_scenes() -> Iterator[Scene]:
     )
     for package, load in loaders:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # rasterio warns of chips without georeference
+            warnings.simplefilter("ignore")  # rasterio warns of files without georeference
             yield from load(fetch(package))
 
 
@@ -139,10 +148,10 @@ _NEON = (
 
 
 def _neon(package: Package) -> Iterator[Scene]:
-    for name, stem, suffix, place, regions in _NEON:
+    for name, stem, suffix, location, regions in _NEON:
         pixels = np.asarray(Image.open(package.open(stem + suffix)).convert("RGB"))
         labels = tuple(_voc_labels(package.read(stem + ".xml")))
-        # SOAP_061 has only its dead and its clearly separate live trees boxed.
+        # In SOAP_061 only dead trees and clearly separate live trees have boxes.
         complete: frozenset[str] = frozenset({"tree"}) if name != "soap061" else frozenset()
         yield Scene(
             name,
@@ -150,7 +159,7 @@ def _neon(package: Package) -> Iterator[Scene]:
             pixels,
             0.1,
             "an airborne camera",
-            place,
+            location,
             "natural-colour",
             regions,
             np.ones(pixels.shape[:2], bool),
@@ -238,7 +247,7 @@ def _rotterdam(package: Package) -> Iterator[Scene]:
             Region((320, 0, 600, 600), "eval", 200, 133, "residential", "urban"),
         ),
     )
-    docks = np.moveaxis(_raster(package, "preproc_tutorial/rgb_unmasked.tif"), 0, -1)
+    docks = np.moveaxis(_raster(package, "preproc_tutorial/rgb_unmasked.tif").astype(np.uint8), 0, -1)
     yield Scene(
         "rotterdam_docks",
         "solaris",
@@ -271,7 +280,7 @@ def _atlanta(package: Package) -> Scene:
     for feature in json.loads(package.read("geotiff_labels.geojson"))["features"]:
         if feature["geometry"]["type"] != "Polygon":
             continue
-        hidden = feature["properties"].get("Name") == "Occlusion"  # below trees: nobody can see it
+        hidden = feature["properties"].get("Name") == "Occlusion"  # under trees, not visible
         ring = [to_pixel * tuple(point[:2]) for point in feature["geometry"]["coordinates"][0][:-1]]
         xs, ys = zip(*ring, strict=True)
         labels.append(
@@ -290,13 +299,13 @@ def _atlanta(package: Package) -> Scene:
 
 def _panchromatic(
     name: str,
-    band: NDArray,
+    band: Band,
     gsd: float,
     sensor: str,
-    place: str,
+    location: str,
     regions: tuple[Region, ...],
     labels: tuple[Label, ...] = (),
-    roads: tuple[tuple[tuple[float, float], ...], ...] = (),
+    roads: tuple[tuple[Point, ...], ...] = (),
 ) -> Scene:
     grey = _stretch(band)
     return Scene(
@@ -305,7 +314,7 @@ def _panchromatic(
         np.stack([grey] * 3, -1),
         gsd,
         sensor,
-        place,
+        location,
         "panchromatic",
         regions,
         np.asarray(band > 0),
@@ -352,7 +361,7 @@ def _landsat(package: Package) -> Iterator[Scene]:
             "natural-colour",
             regions,
             np.asarray(red > 0),
-            # Turbid rivers escape this rule: it proves presence and never absence.
+            # The rule misses turbid rivers: it proves presence, never absence.
             cover={"water": Cover(excess >= 1600, np.ones(excess.shape, bool))},
         )
 
@@ -374,15 +383,15 @@ def _sentinel_cropland(package: Package) -> Iterator[Scene]:
 def _sentinel_patagonia(package: Package) -> Iterator[Scene]:
     from scipy.io import netcdf_file
 
-    bands = []
-    for name in ("blue", "green", "red", "nir"):
+    def read(name: str) -> Band:
         with netcdf_file(package.open(f"{name}_band.nc"), mmap=False) as file:
-            bands.append(np.array(file.variables["__xarray_dataarray_variable__"].data, float))
+            return np.array(file.variables["__xarray_dataarray_variable__"].data, float)
+
     yield _sentinel(
         "sentinel_patagonia",
         "xarray-spatial",
         "Patagonia",
-        tuple(bands),
+        (read("blue"), read("green"), read("red"), read("nir")),
         (
             Region((0, 0, 170, 200), "train", 80, 45, "barren land", "rural"),
             Region((180, 0, 300, 200), "eval", 80, 40, "barren land", "rural"),
@@ -390,7 +399,9 @@ def _sentinel_patagonia(package: Package) -> Iterator[Scene]:
     )
 
 
-def _sentinel(name: str, package: str, place: str, bands: tuple, regions: tuple[Region, ...]) -> Scene:
+def _sentinel(
+    name: str, package: str, location: str, bands: tuple[Band, Band, Band, Band], regions: tuple[Region, ...]
+) -> Scene:
     blue, green, red, nir = bands
     return Scene(
         name,
@@ -398,7 +409,7 @@ def _sentinel(name: str, package: str, place: str, bands: tuple, regions: tuple[
         np.stack([_scale(band, 0, 3000) for band in (red, green, blue)], -1),
         10.0,
         "the Sentinel-2 satellite",
-        place,
+        location,
         "natural-colour",
         regions,
         np.isfinite(red),
@@ -409,37 +420,39 @@ def _sentinel(name: str, package: str, place: str, bands: tuple, regions: tuple[
 # --- pixels --------------------------------------------------------------------------------------
 
 
-def _cover_from_nir(red: NDArray, green: NDArray, nir: NDArray) -> dict[str, Cover]:
-    """Vegetation by NDVI, water by NDWI (McFeeters 1996), each with a margin around its threshold."""
-    red, green, nir = (np.asarray(band, float) for band in (red, green, nir))
-    ndvi = (nir - red) / np.maximum(nir + red, 1e-9)
-    ndwi = (green - nir) / np.maximum(green + nir, 1e-9)
+def _cover_from_nir(red: Band, green: Band, nir: Band) -> dict[str, Cover]:
+    """Return vegetation by NDVI and water by NDWI (McFeeters 1996), each with a margin around its threshold."""
+    r, g, n = (np.asarray(band, float) for band in (red, green, nir))
+    ndvi = (n - r) / np.maximum(n + r, 1e-9)
+    ndwi = (g - n) / np.maximum(g + n, 1e-9)
     return {"vegetation": Cover(ndvi > 0.5, ndvi > 0.3), "water": Cover(ndwi > 0.2, ndwi > 0.0)}
 
 
-def _band(package: Package, name: str) -> tuple[NDArray, Any]:
-    """The first band of a GeoTIFF and the map from its coordinates to (x, y) pixels."""
+def _band(package: Package, name: str) -> tuple[Band, Affine]:
+    """Return the first band of a GeoTIFF and the transform from its coordinates to (x, y) pixels."""
     import rasterio
 
     with rasterio.open(package.open(name)) as raster:
         return raster.read(1), ~raster.transform
 
 
-def _raster(package: Package, name: str) -> NDArray:
-    """All bands of a GeoTIFF, [bands, H, W]."""
+def _raster(package: Package, name: str) -> Band:
+    """Return all bands of a GeoTIFF, [bands, H, W]."""
     import rasterio
 
     with rasterio.open(package.open(name)) as raster:
-        return raster.read()
+        bands: Band = raster.read()
+    return bands
 
 
-def _scale(band: NDArray, low: float, high: float) -> Pixels:
+def _scale(band: Band, low: float, high: float) -> Pixels:
     scaled = (np.nan_to_num(np.asarray(band, float)) - low) / (high - low)
-    return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    pixels: Pixels = np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    return pixels
 
 
-def _stretch(band: NDArray) -> Pixels:
-    """By the 1st and 99th percentile of the scene's own valid pixels."""
+def _stretch(band: Band) -> Pixels:
+    """Scale between the 1st and the 99th percentile of the scene's valid pixels."""
     values = np.asarray(band, float)
     low, high = np.percentile(values[values > 0], [1, 99])
     return _scale(values, low, high)

