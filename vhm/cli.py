@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -44,7 +45,7 @@ def sample(out: Annotated[Path, typer.Argument(help="Directory to write.")], jso
     from vhm.sample import build_tracked_sample
 
     built = build_tracked_sample(out)
-    _say(built, json_, f"{built['chips']} chips, {built['files']} files in {out} (sha256 {built['sha256'][:12]})")
+    _say(asdict(built), json_, f"{built.chips} chips, {built.files} files in {out} (sha256 {built.sha256[:12]})")
 
 
 @app.command()

@@ -120,10 +120,10 @@ def test_llavas_own_layer_can_be_read_instead(sample: Path, source, tmp_path: Pa
 
 def test_a_single_layer_model_becomes_one_of_several_with_its_own_projector(sample: Path, tmp_path: Path) -> None:
     """What makes VHM's start out of a LLaVA-1.5 directory alone."""
-    from vhm.sample.build import _texts
+    from vhm.sample.build import training_texts
     from vhm.sample.tiny_model import build_tiny_base
 
-    build_tiny_base(tmp_path / "single", _texts(sample), [6])
+    build_tiny_base(tmp_path / "single", training_texts(sample), [6])
     report = warm_start(tmp_path / "single", tmp_path / "out", tmp_path / "single", None, [2, 4, 6])
     single, several = (load_model(tmp_path / name, "float64")[0].model for name in ("single", "out"))
     pixels = torch.randn(1, 3, 168, 168, dtype=torch.float64)
@@ -176,10 +176,10 @@ def test_the_shipped_projector_is_trained(sample: Path, tmp_path: Path) -> None:
     """It was trained by `align` with one feature layer: it must tell captions better than a random one."""
     from tests.support.lists import validate
     from vhm.recipe import load_recipe
-    from vhm.sample.build import _texts
+    from vhm.sample.build import training_texts
     from vhm.sample.tiny_model import SOURCE_LAYER, build_tiny_base
 
-    build_tiny_base(tmp_path / "single", _texts(sample), [SOURCE_LAYER])
+    build_tiny_base(tmp_path / "single", training_texts(sample), [SOURCE_LAYER])
     warm_start(tmp_path / "single", tmp_path / "trained", sample / "mm_projector.bin")
     validate(sample / "pretrain/list_pretrain.json", sample / "images", tmp_path / "m", "pretrain")
     stage = load_recipe("tiny").stage("align")

@@ -1,4 +1,4 @@
-"""`vhm sample`: the embedded dataset and, made for it, the tiny base model and a projector to start from."""
+"""`vhm sample`: the embedded dataset, the tiny base model and a projector for its warm start, in one directory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vhm.data.encode import SYSTEM
 from vhm.data.records import IMAGE_MARKER
@@ -18,33 +18,43 @@ from vhm.sample.tiny_model import PROJECTOR, SOURCE_LAYER, build_tiny_base, writ
 log = logging.getLogger(__name__)
 
 
-def build_sample(out: Path) -> dict[str, Any]:
-    """Write the sample as `out`; returns how many chips and files it has and its content hash.
+@dataclass(frozen=True)
+class BuiltSample:
+    """Number of chips and of files, and one hash over all names and contents."""
 
-    Raises InputError when `out` holds something else already.
-    """
+    chips: int
+    files: int
+    sha256: str
+
+
+def build_sample(out: Path) -> BuiltSample:
+    """Write the sample into `out`. Raises InputError when `out` holds anything other than an earlier sample."""
     with whole_directory(out, "SAMPLE.md") as folder:
         build_dataset(folder)
-        build_tiny_base(folder / "base", _texts(folder))
+        build_tiny_base(folder / "base", training_texts(folder))
         write_projector(folder / PROJECTOR)
     files = [path for path in out.rglob("*") if path.is_file()]
     chips = sum(path.suffix == ".jpg" and "images" in path.parts for path in files)
-    return {"chips": chips, "files": len(files), "sha256": sha256_tree(out)}
+    return BuiltSample(chips, len(files), sha256_tree(out))
 
 
-def build_tracked_sample(out: Path) -> dict[str, Any]:
-    """As `build_sample`; where OUT.dvc names these bytes, they go into DVC's cache, so that `dvc status` knows them."""
+def build_tracked_sample(out: Path) -> BuiltSample:
+    """Build the sample and, if OUT.dvc names its hash, add it to DVC's cache, so that `dvc status` finds it."""
     built = build_sample(out)
     pointer = out.with_name(f"{out.name}.dvc").absolute()
     if pointer.is_file():
-        named = pointer.read_bytes()
-        command = [sys.executable, "-m", "dvc", "commit", "--quiet", "--force", pointer.name]
-        done = subprocess.run(command, cwd=pointer.parent, capture_output=True, text=True)
-        if done.returncode:
-            log.warning("DVC did not take %s into its cache: %s", out, done.stderr.strip().splitlines()[-1:])
-        if pointer.read_bytes() != named:
-            write_bytes(pointer, named)  # other bytes than it names: `dvc status` shall say so
+        _commit_to_dvc(pointer)
     return built
+
+
+def _commit_to_dvc(pointer: Path) -> None:
+    before = pointer.read_bytes()
+    command = [sys.executable, "-m", "dvc", "commit", "--quiet", "--force", pointer.name]
+    done = subprocess.run(command, cwd=pointer.parent, capture_output=True, text=True)
+    if done.returncode:
+        log.warning("DVC cannot add %s to its cache: %s", pointer.stem, done.stderr.strip().splitlines()[-1:])
+    if pointer.read_bytes() != before:
+        write_bytes(pointer, before)  # the sample differs from the tracked one: `dvc status` must report it
 
 
 def remake_projector(data: Path, work: Path) -> None:
@@ -60,7 +70,7 @@ def remake_projector(data: Path, work: Path) -> None:
     from vhm.recipe import load_recipe
     from vhm.train import train
 
-    build_tiny_base(work / "base", _texts(data), [SOURCE_LAYER])
+    build_tiny_base(work / "base", training_texts(data), [SOURCE_LAYER])
     lists = [data / "pretrain" / "list_pretrain.json"]
     validate(ValidationRequest(lists, data / "images", "pretrain"), work / "manifest")
     train(
@@ -77,10 +87,10 @@ def remake_projector(data: Path, work: Path) -> None:
     torch.save(tensors, Path(__file__).parent / PROJECTOR)
 
 
-def _texts(out: Path) -> Iterator[str]:
-    """What the tokenizer learns from: training text alone."""
+def training_texts(data: Path) -> Iterator[str]:
+    """Yield the texts that the tokenizer is trained on: those of the training lists of the sample in `data`."""
     yield f"{SYSTEM} USER: ASSISTANT:"
     for name in ("pretrain/list_pretrain.json", "sft/list_sft.json"):
-        for record in read_json(out / name):
+        for record in read_json(data / name):
             for turn in record["conversations"]:
                 yield turn["value"].replace(IMAGE_MARKER, "").strip()
