@@ -41,24 +41,16 @@ def loss_head() -> Comparison:
 
 def scoring() -> list[str]:
     """Seconds for 100,000 answers of each type; there is no baseline."""
+    from vhm.evaluate.answer_types import ANSWER_TYPES
     from vhm.evaluate.metrics import score
-    from vhm.evaluate.tasks import TYPES
 
-    answers = {
-        "bbox": "[10, 20, 60, 80]",
-        "ciou": "[[[0, 0], [99, 0], [99, 99]]]",
-        "mae": "3.5",
-        "counting": "3",
-        "mc": "B",
-    }
     lines = []
-    for kind in TYPES:
-        answer = answers.get(kind, "yes")
-        pred = "[100, 200, 610, 790]" if kind == "bbox" else answer
-        rows = [{"size": [100, 100], "query": "Which: yes, no.", "answer": answer, "pred": pred}] * 100_000
+    for answer_type in ANSWER_TYPES.values():
+        row = answer_type.example
+        rows = [{"size": row.size, "query": row.query, "answer": row.target, "pred": row.prediction}] * 100_000
         start = time.perf_counter()
-        score(kind, rows)
-        lines.append(f"scoring 100,000 of {kind:26} {time.perf_counter() - start:9.2f} s")
+        score(answer_type.name, rows)
+        lines.append(f"scoring 100,000 of {answer_type.name:26} {time.perf_counter() - start:9.2f} s")
     return lines
 
 

@@ -270,16 +270,17 @@ def evaluate(
 ) -> None:
     """Generate answers, score them, and write the report."""
     from vhm.evaluate import evaluate as run
+    from vhm.evaluate.results import scores_json
     from vhm.recipe import load_recipe
 
     wanted = tasks.split(",") if tasks and tasks != "all" else tasks
-    scores = run(model, data, out, load_recipe(recipe, set_), wanted, resume)
+    evaluation = run(model, data, out, load_recipe(recipe, set_), wanted, resume)
     lines = [
-        f"{name:36} n {task['n']:5}  {task.get('figure', '-'):18} {100 * task[task['figure']]:5.1f} %"
-        for name, task in scores["tasks"].items()
-        if "figure" in task
+        f"{task.name:36} n {result.n:5}  {result.primary.name:18} {100 * result.primary.value:5.1f} %"
+        for task, result in evaluation.tasks.items()
+        if result.primary is not None
     ]
-    _say(scores, json_, "\n".join([*lines, f"report: {out / 'report.html'}"]))
+    _say(scores_json(evaluation), json_, "\n".join([*lines, f"report: {out / 'report.html'}"]))
 
 
 @app.command()
@@ -290,13 +291,12 @@ def score(
     json_: JsonOption = False,
 ) -> None:
     """Score a predictions file without a model."""
-    from vhm.evaluate.metrics import score as run
-    from vhm.evaluate.run import read_predictions
+    from vhm.evaluate.metrics import score_file as run
     from vhm.evaluate.tasks import find_type
 
     kind = find_type(task)
-    figures = {"task": task, "type": kind, "mode": mode} | run(kind, read_predictions(predictions), mode)  # type: ignore[arg-type]
-    _say(figures, json_, "\n".join(f"{name:24} {value}" for name, value in figures.items()))
+    metrics = {"task": task, "type": kind, "mode": mode} | run(kind, predictions, mode)  # type: ignore[arg-type]
+    _say(metrics, json_, "\n".join(f"{name:24} {value}" for name, value in metrics.items()))
 
 
 @app.command()

@@ -157,11 +157,11 @@ def score(
 
     out = Path(evaluation)
     merge_predictions([Path(shard) for shard in shards], out)
-    scores = score_run(Path(model), Path(data) / settings.data.evaluation, out, settings)
+    result = score_run(Path(model), Path(data) / settings.data.evaluation, out, settings)
     shutil.copyfile(out / "report.html", report)
-    mains = {name: task[task["figure"]] for name, task in scores["tasks"].items() if "figure" in task}
-    log.info("mean of main metrics %.3f over %d tasks", scores["summary"]["mean"], scores["summary"]["tasks"])
-    return _keep(metrics, {"mean": scores["summary"]["mean"], **mains})
+    primary = {task.name: scored.primary.value for task, scored in result.tasks.items() if scored.primary is not None}
+    log.info("mean of primary metrics %.3f over %d tasks", result.summary.mean, result.summary.tasks)
+    return _keep(metrics, {"mean": result.summary.mean, **primary})
 
 
 def gate(recipe: str, evaluation: str, verdict: str) -> bool:

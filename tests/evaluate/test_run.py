@@ -1,4 +1,4 @@
-"""Evaluation of a real model: shards merge to the single run, resume redoes nothing, the report is a page."""
+"""Evaluation of a real model: splits merge to the single run, resume repeats nothing, the report is a page."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 from vhm.errors import CheckpointError, InputError
 from vhm.evaluate import evaluate
-from vhm.evaluate.gate import gate
 from vhm.evaluate.predict import merge_predictions, predict
+from vhm.evaluate.run import score_run
 from vhm.evaluate.tasks import tasks_in
-from vhm.recipe import GateRecipe, load_recipe
+from vhm.recipe import load_recipe
 
 NAMES = ["presence", "grounding", "cls_aid"]
 
@@ -41,22 +41,45 @@ def test_scores_have_the_form_of_the_contract(run: Path) -> None:
     presence = scores["tasks"]["presence"]
     assert (presence["type"], presence["n"], presence["failed"]) == ("presence", 4, 0)
     assert {"accuracy", "accuracy_low", "accuracy_high", "majority", "blind", "margin_blind_low"} <= set(presence)
+    assert presence["primary_metric"] == "accuracy"
+    assert "figure" not in presence
     rows = [json.loads(line) for line in (run / "predictions" / "presence.jsonl").open()]
-    assert all({"filename", "size", "query", "answer", "pred"} <= set(row) for row in rows)
+    assert all(list(row) == ["index", "filename", "size", "query", "answer", "pred"] for row in rows)
     assert (run / "lineage.json").is_file()
 
 
-def test_shards_merge_into_what_one_run_writes(run: Path, cut: Path, recipe, tmp_path: Path) -> None:
+def test_splits_merge_into_what_one_run_writes(run: Path, cut: Path, recipe, tmp_path: Path) -> None:
     tasks = tasks_in(cut / "eval", NAMES)
-    for shard in range(3):
-        predict(cut / "base", cut / "eval", tmp_path / str(shard), tasks, recipe.evaluation, (shard, 3))
-    merge_predictions([tmp_path / str(shard) for shard in range(3)], tmp_path / "merged")
+    for split in range(3):
+        predict(cut / "base", cut / "eval", tmp_path / str(split), tasks, recipe.evaluation, (split, 3))
+    key = json.loads((tmp_path / "1" / "predictions" / "run.json").read_text())
+    assert set(key) == {"model", "data", "max_new_tokens", "split"}
+    assert key["split"] == [1, 3]
+    merge_predictions([tmp_path / str(split) for split in range(3)], tmp_path / "merged")
     assert predictions(tmp_path / "merged") == predictions(run)
+    merged, single = (folder / "predictions" / "run.json" for folder in (tmp_path / "merged", run))
+    assert merged.read_text() == single.read_text()
     with pytest.raises(InputError, match="answered the same question"):
         merge_predictions([tmp_path / "1", tmp_path / "1"], tmp_path / "twice")
 
 
-def test_resume_keeps_what_is_there_and_drops_a_torn_line(run: Path, cut: Path, recipe, tmp_path: Path) -> None:
+def test_splits_of_different_runs_are_not_merged(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "other")
+    record = tmp_path / "other" / "predictions" / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"model": "another"}))
+    with pytest.raises(InputError, match="different models, data or settings"):
+        merge_predictions([run, tmp_path / "other"], tmp_path / "merged")
+
+
+def test_a_record_of_another_form_is_named(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "old")
+    record = tmp_path / "old" / "predictions" / "run.json"
+    record.write_text(json.dumps({"model": "m", "data": "d", "max_new_tokens": 12, "shard": [0, 1]}))
+    with pytest.raises(InputError, match=r"run\.json lacks model, data, max_new_tokens or split"):
+        merge_predictions([tmp_path / "old"], tmp_path / "merged")
+
+
+def test_resume_keeps_existing_rows_and_drops_a_torn_line(run: Path, cut: Path, recipe, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(run, out)
     path = out / "predictions" / "presence.jsonl"
@@ -77,20 +100,19 @@ def test_resume_refuses_another_models_predictions(run: Path, sample: Path, cut:
         evaluate(tmp_path / "other", cut / "eval", tmp_path / "out", recipe, NAMES, resume=True)
 
 
-def test_a_bad_picture_fails_its_own_questions_only(cut: Path, recipe, tmp_path: Path) -> None:
+def test_a_bad_image_fails_its_own_questions_only(cut: Path, recipe, tmp_path: Path) -> None:
     shutil.copytree(cut / "eval", tmp_path / "eval")
     first = json.loads((tmp_path / "eval" / "presence_mo_dota.json").read_text())[0]
-    (tmp_path / "eval" / first["image_path"] / first["image"]).write_bytes(b"no picture")
+    (tmp_path / "eval" / first["image_path"] / first["image"]).write_bytes(b"not an image")
     names = {json.loads(line)["image"] for line in [json.dumps(first)]}
-    scores = evaluate(cut / "base", tmp_path / "eval", tmp_path / "out", recipe, ["presence"])
+    result = evaluate(cut / "base", tmp_path / "eval", tmp_path / "out", recipe, ["presence"])
     rows = [json.loads(line) for line in (tmp_path / "out" / "predictions" / "presence.jsonl").open()]
     assert {row["filename"] for row in rows if row["pred"] is None} == names
-    assert scores["tasks"]["presence"]["failed"] == sum(row["pred"] is None for row in rows) >= 1
+    [presence] = result.tasks.values()
+    assert presence.failed == sum(row["pred"] is None for row in rows) >= 1
 
 
-def test_the_report_escapes_what_models_say(run: Path, cut: Path, recipe, tmp_path: Path) -> None:
-    from vhm.evaluate.run import score_run
-
+def test_the_report_escapes_predictions(run: Path, cut: Path, recipe, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "out")
     path = tmp_path / "out" / "predictions" / "presence.jsonl"
     rows = [json.loads(line) | {"pred": "<script>alert(1)</script>"} for line in path.open()]
@@ -99,18 +121,3 @@ def test_the_report_escapes_what_models_say(run: Path, cut: Path, recipe, tmp_pa
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)" in page
-
-
-def test_gate_asks_for_thresholds_margins_and_no_regression() -> None:
-    task = {"figure": "accuracy", "accuracy": 0.8, "margin_majority_low": 0.1, "margin_blind_low": -0.02}
-    settings = GateRecipe(thresholds={"presence.accuracy": 0.7}, beat_majority=["presence"], beat_blind=["presence"])
-    checks = gate({"tasks": {"presence": task}}, settings)
-    assert [check.passed for check in checks] == [True, True, False]
-    before = {"tasks": {"presence": task | {"accuracy": 0.86}, "grounding": {"figure": "precision", "precision": 0.3}}}
-    checks = gate({"tasks": {"presence": task}}, GateRecipe(max_regression=0.05), before)
-    assert [(check.passed, check.value) for check in checks] == [(False, 0.8), (False, None)]
-
-
-def test_gate_does_not_compare_different_data() -> None:
-    with pytest.raises(InputError, match="differ in data_sha256"):
-        gate({"tasks": {}, "data_sha256": "a"}, GateRecipe(), {"tasks": {}, "data_sha256": "b"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vhm.evaluate.tasks import TASKS, Task, find_task
+from vhm.evaluate.tasks import TASKS, Task, find_task, find_type
 
 
 def reference_tag(key: str) -> str:
@@ -31,3 +31,11 @@ def test_deceptive_tasks_are_the_published_false_ones() -> None:
 
 def test_names_and_published_keys_lead_to_one_task() -> None:
     assert all(find_task(task.name) is find_task(task.key.upper()) is task for task in TASKS)
+
+
+def test_the_task_table_keeps_the_published_keys() -> None:
+    assert len({task.name for task in TASKS} | {task.key.lower() for task in TASKS}) >= len(TASKS)
+    assert find_task("rs_vg").name == "grounding"
+    assert find_type("vqa_HR-pre") == "vqa"
+    assert find_type("bbox") == "bbox"
+    assert find_task("rs_color_false_pan_open").type == "false_premise"

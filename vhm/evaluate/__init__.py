@@ -1,11 +1,16 @@
-"""The evaluation room: a model and evaluation files in, predictions, figures and a verdict out.
+"""Evaluation: a model and evaluation files in; predictions, scores, a report and a verdict out.
 
-tasks       the task table: file, type, tag, and the published name of each task
-generate    questions → predictions.jsonl
-metrics     predictions → figures, in two scoring profiles
-statistics  intervals: Wilson, paired bootstrap
-report      scores.json → report.html
-gate        scores.json → promote or stop
+tasks         the task table: file, answer type, tag and published name of each task
+answer_types  the table of answer types: scorers, primary metric, baseline, drawing
+parse         words, letters and numbers read out of an answer
+predict       questions → predictions/TASK.jsonl
+predictions   the format of those files
+metrics       predictions → metrics, in two scoring profiles
+baselines     what a primary metric is compared with
+intervals     95 % intervals of metrics and margins
+results       the typed results, and scores.json made of them
+report        results → report.html
+gate          scores.json → promote or stop
 """
 
 from vhm.evaluate.run import evaluate

@@ -1,18 +1,19 @@
-"""scores.json → promote or stop: thresholds, honest margins, and no regression against what is deployed."""
+"""scores.json → promote or stop: thresholds, margins over the baselines, no regression against the deployed model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from vhm.errors import InputError
-from vhm.evaluate.tasks import find_task
+from vhm.evaluate.answer_types import find_answer_type
+from vhm.evaluate.tasks import find_task, find_type
 from vhm.recipe import GateRecipe
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question that the gate asks: `value` must reach `least`."""
+    """One condition of promotion: `value` must reach `least`. A `value` of None is missing in the scores."""
 
     name: str
     value: float | None
@@ -23,51 +24,65 @@ class Check:
         return self.value is not None and self.value >= self.least
 
     def __str__(self) -> str:
-        seen = "missing" if self.value is None else f"{self.value:.3f}"
-        return f"{self.name} is {seen}, {'at least' if self.passed else 'must be at least'} {self.least:.3f}"
+        value = "missing" if self.value is None else f"{self.value:.3f}"
+        return f"{self.name} is {value}, {'at least' if self.passed else 'must be at least'} {self.least:.3f}"
 
 
-def gate(candidate: dict[str, Any], settings: GateRecipe, baseline: dict[str, Any] | None = None) -> list[Check]:
+def gate(candidate: object, settings: GateRecipe, baseline: object = None) -> list[Check]:
     """All checks of `candidate` (a scores.json) in order. The model may be promoted when all have passed.
 
     Raises InputError when the scores lack their form, or a baseline was scored on other data.
     """
-    tasks = _tasks(candidate, "candidate")
-    checks = [Check(name, _figure(tasks, name), least) for name, least in settings.thresholds.items()]
+    scores = _Scores.parse(candidate, "candidate")
+    checks = [_threshold(scores, name, least) for name, least in settings.thresholds.items()]
     for against, names in (("majority", settings.beat_majority), ("blind", settings.beat_blind)):
         for name in names:
-            low = tasks.get(find_task(name).name, {}).get(f"margin_{against}_low")
+            low = scores.metric(find_task(name).name, f"margin_{against}_low")
             checks.append(Check(f"{name}: 95 % low end of the margin over {against}", low, 1e-9))
     if baseline is not None:
-        checks += _regressions(tasks, _tasks(baseline, "baseline"), candidate, baseline, settings.max_regression)
+        checks += _regressions(scores, _Scores.parse(baseline, "baseline"), settings.max_regression)
     return checks
 
 
-def _regressions(
-    tasks: dict[str, Any], before: dict[str, Any], candidate: dict[str, Any], baseline: dict[str, Any], allowed: float
-) -> list[Check]:
-    for name in ("data_sha256", "mode"):
-        if candidate.get(name) and baseline.get(name) and candidate[name] != baseline[name]:
-            raise InputError(f"candidate and baseline differ in {name}: their figures cannot be compared")
+@dataclass(frozen=True)
+class _Scores:
+    """What the gate reads of a scores.json: what was scored how, and the fields of each task."""
+
+    conditions: Mapping[str, object]
+    tasks: Mapping[str, Mapping[str, object]]
+
+    @classmethod
+    def parse(cls, content: object, role: str) -> _Scores:
+        tasks = content.get("tasks") if isinstance(content, dict) else None
+        if not (isinstance(content, dict) and isinstance(tasks, dict)):
+            raise InputError(f"the {role} is not a scores.json: it has no 'tasks'")
+        unusable = [name for name, fields in tasks.items() if not isinstance(fields, dict)]
+        if unusable:
+            raise InputError(f"the {role} is not a scores.json: its task {unusable[0]!r} is not an object")
+        return cls({name: content.get(name) for name in ("data_sha256", "mode")}, tasks)
+
+    def metric(self, task: str, name: str) -> float | None:
+        value = self.tasks.get(task, {}).get(name)
+        return value if isinstance(value, int | float) else None
+
+
+def _threshold(scores: _Scores, name: str, least: float) -> Check:
+    task, _, metric = name.partition(".")
+    if not metric:
+        raise InputError(f"gate threshold {name!r}: write it as TASK.METRIC")
+    return Check(name, scores.metric(find_task(task).name, metric), least)
+
+
+def _regressions(candidate: _Scores, baseline: _Scores, allowed: float) -> list[Check]:
+    """The primary metric of every task of the baseline, which the candidate may miss by `allowed`."""
+    for name, value in baseline.conditions.items():
+        if value and candidate.conditions[name] and candidate.conditions[name] != value:
+            raise InputError(f"candidate and baseline differ in {name}: their metrics cannot be compared")
     checks = []
-    for name, old in before.items():
-        figure = old.get("figure")
-        if figure:
-            checks.append(
-                Check(f"{name}.{figure} against the baseline", tasks.get(name, {}).get(figure), old[figure] - allowed)
-            )
+    for task, fields in baseline.tasks.items():
+        metric = find_answer_type(find_type(str(fields.get("type", task)))).primary_metric
+        before = baseline.metric(task, metric)
+        if before is not None:
+            name = f"{task}.{metric} against the baseline"
+            checks.append(Check(name, candidate.metric(task, metric), before - allowed))
     return checks
-
-
-def _figure(tasks: dict[str, Any], name: str) -> float | None:
-    task, _, figure = name.partition(".")
-    if not figure:
-        raise InputError(f"gate threshold {name!r}: write it as TASK.FIGURE")
-    return tasks.get(find_task(task).name, {}).get(figure)
-
-
-def _tasks(scores: dict[str, Any], which: str) -> dict[str, Any]:
-    tasks = scores.get("tasks") if isinstance(scores, dict) else None
-    if not isinstance(tasks, dict):
-        raise InputError(f"the {which} is not a scores.json: it has no 'tasks'")
-    return tasks

@@ -1,4 +1,4 @@
-"""What an answer says: words and numbers read out of free text, or None where it cannot be read."""
+"""Words, letters and numbers read out of free text. A reader returns None where it cannot decide."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _DENIAL = re.compile(
 
 
 def yes_or_no(text: str) -> str | None:
-    """ "yes" or "no" when the text says one of the two as a word and not the other."""
+    """ "yes" or "no" when exactly one of the two occurs as a word; "true" and "false" count as well."""
     words = set(_WORD.findall(text.lower()))
     yes, no = bool(words & {"yes", "true"}), bool(words & {"no", "false"})
     return None if yes == no else "yes" if yes else "no"
 
 
 def denies(text: str) -> bool:
-    """Whether the text says that what was asked for is not there, or cannot be told."""
+    """Whether the text denies that the object of the question exists or can be recognised."""
     return bool(_DENIAL.search(text.lower().replace("’", "'")))
 
 
 def mentioned(text: str, names: Iterable[str]) -> set[str]:
     """The names that occur in the text as whole words; a name inside a longer one that occurs does not count."""
-    left = f" {normal(text)} "
-    found = set()
+    remaining = f" {normal(text)} "
+    matches = set()
     for name in sorted(set(names), key=lambda n: (-len(normal(n)), n)):
         words = f" {normal(name)} "
-        if words.strip() and words in left:
-            found.add(name)
-            left = left.replace(words, " | ")
-    return found
+        if words.strip() and words in remaining:
+            matches.add(name)
+            remaining = remaining.replace(words, " | ")
+    return matches
 
 
 def normal(text: str) -> str:
@@ -46,19 +46,17 @@ def normal(text: str) -> str:
 
 def letter(text: str, query: str = "") -> str | None:
     """The option letter that the text chooses: by letter, or by the words of exactly one option of the query."""
-    found = _LETTER_FIRST.match(text) or _LETTER_NAMED.search(text)
-    if found:
-        return found.group(1).upper()
-    options = {words: mark for mark, words in _OPTION.findall(query)}
-    said = {options[words] for words in mentioned(text, options)}
-    if len(said) == 1:
-        return said.pop()
-    return None
+    match = _LETTER_FIRST.match(text) or _LETTER_NAMED.search(text)
+    if match:
+        return match.group(1).upper()
+    options = {words: letter for letter, words in _OPTION.findall(query)}
+    chosen = {options[words] for words in mentioned(text, options)}
+    return chosen.pop() if len(chosen) == 1 else None
 
 
 def numbers(text: str) -> list[float]:
     """All numbers written in digits; thousands may be separated by commas."""
-    return [float(found.replace(",", "")) for found in _NUMBER.findall(text)]
+    return [float(number.replace(",", "")) for number in _NUMBER.findall(text)]
 
 
 def count(text: str) -> int | None:
@@ -70,7 +68,7 @@ def count(text: str) -> int | None:
 
 
 def count_words(text: str) -> int | None:
-    """The first English number word or phrase ("twenty-three"), "no" and "none" being zero."""
+    """The first English number word or phrase ("twenty-three"); "no" and "none" are zero."""
     from text_to_num import text2num
 
     words = _WORD.findall(text.lower().replace("-", " "))

@@ -1,30 +1,36 @@
-"""Questions → predictions/TASK.jsonl: in batches, kept as they come, resumed where they stopped.
+"""Questions → predictions/TASK.jsonl: in batches, each written as soon as it is generated, resumed where it stopped.
 
-A shard (i, n) takes every n-th question; the rows carry their place, so that shards merge into the
-file that one run would have written.
+A split (i, n) takes every n-th question from the i-th on. Rows carry the question's index, so that splits merge into
+the file that one run would have written.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
 
 from vhm.artifacts.lineage import content_hash
-from vhm.data.encode import IMAGE_MARKER
 from vhm.data.images import load_image
 from vhm.data.images.stores import ImageStore, open_store
-from vhm.data.records import check_turns, image_name
+from vhm.data.records import IMAGE_MARKER, check_turns, image_name
 from vhm.errors import CheckpointError, ImageError, InputError, RecordError
+from vhm.evaluate.predictions import (
+    Prediction,
+    RunKey,
+    predictions_file,
+    read_predictions,
+    read_run_key,
+    write_run_key,
+)
 from vhm.evaluate.tasks import Task
 from vhm.inference.generator import Failure, Generation, Generator, Question, Sampling
-from vhm.io import jsonl, read_json, read_jsonl, sha256_tree, write_bytes, write_json
+from vhm.io import jsonl, read_json, sha256_tree, write_bytes
 from vhm.progress import track
 from vhm.recipe import EvaluationRecipe
 
@@ -33,13 +39,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TaskQuestion:
-    """`index` is its place in the task's file; `image` its picture's name below the directory."""
+    """One record of a task's file: `index` is its position there, `image` the image's name in the image store."""
 
     index: int
     image: str
     text: str
     answer: str
-    size: list[int]
+    size: object
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A task to generate answers for, with the images or (`blind`) with blank ones."""
+
+    task: Task
+    blind: bool
+
+    def __str__(self) -> str:
+        return f"{self.task.name}{' without the image' if self.blind else ''}"
 
 
 def questions(task: Task, directory: Path) -> list[TaskQuestion]:
@@ -48,21 +65,8 @@ def questions(task: Task, directory: Path) -> list[TaskQuestion]:
     records = read_json(file)
     if not isinstance(records, list):
         raise InputError(f"{file} is not a JSON array of records")
-    root = open_store(directory)
-    made = []
-    for index, record in enumerate(records):
-        try:
-            (_, text), (_, answer), *_ = check_turns(record)
-            image = image_name(record)
-        except RecordError as error:
-            raise InputError(f"{file} record {index}: {error}") from None
-        if image is None:
-            raise InputError(f"{file} record {index} names no image")
-        text = text.replace(IMAGE_MARKER, "").strip()
-        made.append(
-            TaskQuestion(index, image, text, answer, record.get("size") or list(load_image(root.read(image)).size))
-        )
-    return made
+    store = open_store(directory)
+    return [_question(record, index, file, store) for index, record in enumerate(records)]
 
 
 def predict(
@@ -71,69 +75,70 @@ def predict(
     out: Path,
     tasks: list[Task],
     settings: EvaluationRecipe,
-    shard: tuple[int, int] = (0, 1),
+    split: tuple[int, int] = (0, 1),
     resume: bool = False,
 ) -> None:
     """Write `out`/predictions/TASK.jsonl for each task, and …/TASK.blind.jsonl for the blind ones.
 
-    With `resume`, rows already there are kept when they come from the same model, data and settings; otherwise CheckpointError. A question that fails leaves a row with `pred` null and an `error`.
+    With `resume`, existing rows are kept when they come from the same model, data and settings; otherwise
+    CheckpointError. A question that fails leaves a row with `pred` null and an `error`.
     """
     folder = out / "predictions"
-    key = {
-        "model": content_hash(model),
-        "data": sha256_tree(directory),
-        "max_new_tokens": settings.max_new_tokens,
-        "shard": list(shard),
-    }
-    _prepare(folder, key, resume)
-    blind = {task.name for task in tasks if task.name in settings.blind or task.key in settings.blind}
-    work = [(task, False) for task in tasks] + [(task, True) for task in tasks if task.name in blind]
+    _prepare(folder, RunKey(content_hash(model), sha256_tree(directory), settings.max_new_tokens, split), resume)
+    blind = [task for task in tasks if task.name in settings.blind or task.key in settings.blind]
+    jobs = [_Job(task, False) for task in tasks] + [_Job(task, True) for task in blind]
     generator = Generator(model)
     store = open_store(directory)
-    for number, (task, without_picture) in enumerate(work, start=1):
-        path = predictions_file(folder, task, without_picture)
-        done = {row["index"] for row in read_jsonl(path)} if path.exists() else set()
-        own = questions(task, directory)[shard[0] :: shard[1]]
-        left = [question for question in own if question.index not in done]
-        batches = [left[i : i + settings.batch_size] for i in range(0, len(left), settings.batch_size)]
-        what = f"{task.name}{' without the picture' if without_picture else ''}"
-        log.info("evaluate %d of %d: %s, %d questions", number, len(work), what, len(left))
+    for number, job in enumerate(jobs, start=1):
+        path = predictions_file(folder, job.task, job.blind)
+        done = {prediction.index for prediction in read_predictions(path)} if path.exists() else set()
+        own = questions(job.task, directory)[split[0] :: split[1]]
+        remaining = [question for question in own if question.index not in done]
+        log.info("evaluate %d of %d: %s, %d questions", number, len(jobs), job, len(remaining))
+        batches = [remaining[i : i + settings.batch_size] for i in range(0, len(remaining), settings.batch_size)]
         with path.open("ab") as file:
-            for batch in track(batches, what):
-                for row in _answer(generator, store, task, batch, settings.max_new_tokens, without_picture):
-                    file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            for batch in track(batches, str(job)):
+                for prediction in _generate(generator, store, job, batch, settings.max_new_tokens):
+                    file.write(orjson.dumps(prediction.to_json(), option=orjson.OPT_APPEND_NEWLINE))
                 file.flush()
                 os.fsync(file.fileno())
 
 
-def merge_predictions(shards: list[Path], out: Path) -> None:
-    """Shards' predictions as one run would have written them. InputError when they differ in what they ran."""
-    rows: dict[str, list[dict[str, Any]]] = {}
+def merge_predictions(splits: list[Path], out: Path) -> None:
+    """The splits' predictions as one run would have written them. InputError when they differ in what they ran."""
+    predictions: dict[str, list[Prediction]] = {}
     keys = []
-    for shard in shards:
-        folder = shard / "predictions"
-        keys.append(read_json(folder / "run.json"))
+    for split in splits:
+        folder = split / "predictions"
+        keys.append(replace(read_run_key(folder), split=(0, 1)))
         for path in sorted(folder.glob("*.jsonl")):
-            rows.setdefault(path.name, []).extend(read_jsonl(path))
-    bare = [{name: value for name, value in key.items() if name != "shard"} for key in keys]
-    if any(key != bare[0] for key in bare):
-        raise InputError("the shards were made from different models, data or settings: run them again together")
-    for name, found in rows.items():
-        found.sort(key=lambda row: row["index"])
-        if len({row["index"] for row in found}) != len(found):
-            raise InputError(f"{name}: two shards answered the same question")
-        write_bytes(out / "predictions" / name, jsonl(found))
-    write_json(out / "predictions" / "run.json", bare[0] | {"shard": [0, 1]})
+            predictions.setdefault(path.name, []).extend(read_predictions(path))
+    if any(key != keys[0] for key in keys):
+        raise InputError("the splits were generated from different models, data or settings: run all of them again")
+    for name, rows in predictions.items():
+        rows.sort(key=lambda row: row.index)
+        if len({row.index for row in rows}) != len(rows):
+            raise InputError(f"{name}: two splits answered the same question")
+        write_bytes(out / "predictions" / name, jsonl([row.to_json() for row in rows]))
+    write_run_key(out / "predictions", keys[0])
 
 
-def predictions_file(folder: Path, task: Task, blind: bool = False) -> Path:
-    return folder / f"{task.name}{'.blind' if blind else ''}.jsonl"
+def _question(record: dict[str, object], index: int, file: Path, store: ImageStore) -> TaskQuestion:
+    try:
+        (_, text), (_, answer), *_ = check_turns(record)
+        image = image_name(record)
+    except RecordError as error:
+        raise InputError(f"{file} record {index}: {error}") from None
+    if image is None:
+        raise InputError(f"{file} record {index} names no image")
+    size = record.get("size") or list(load_image(store.read(image)).size)
+    return TaskQuestion(index, image, text.replace(IMAGE_MARKER, "").strip(), answer, size)
 
 
-def _prepare(folder: Path, key: dict[str, Any], resume: bool) -> None:
-    record = folder / "run.json"
-    if resume and record.exists():
-        if read_json(record) != key:
+def _prepare(folder: Path, key: RunKey, resume: bool) -> None:
+    """An empty folder for `key`; with `resume`, the folder of the same key as an interrupted run left it."""
+    if resume and (folder / "run.json").exists():
+        if read_run_key(folder) != key:
             raise CheckpointError(
                 f"{folder} holds predictions of another model, data or setting: use another --out or drop --resume"
             )
@@ -143,25 +148,20 @@ def _prepare(folder: Path, key: dict[str, Any], resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.jsonl"):
         path.unlink()
-    write_json(record, key)
+    write_run_key(folder, key)
 
 
 def _drop_torn_line(path: Path) -> None:
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        write_bytes(path, whole)
+    complete = content[: content.rfind(b"\n") + 1]
+    if complete != content:
+        write_bytes(path, complete)
 
 
-def _answer(
-    generator: Generator,
-    store: ImageStore,
-    task: Task,
-    batch: list[TaskQuestion],
-    max_new_tokens: int,
-    blind: bool,
-) -> Iterator[dict[str, Any]]:
-    """The batch's rows. One bad image or one failing question does not affect the others."""
+def _generate(
+    generator: Generator, store: ImageStore, job: _Job, batch: Sequence[TaskQuestion], max_new_tokens: int
+) -> Iterator[Prediction]:
+    """The batch's predictions. One bad image or one failing question does not affect the others."""
     results: dict[int, Generation | Failure] = {}
     questions: dict[int, Question] = {}
     for question in batch:
@@ -170,19 +170,22 @@ def _answer(
         except ImageError as error:
             results[question.index] = Failure(str(error))
             continue
-        if blind:
+        if job.blind:
             image = np.full_like(image, generator.transform.fill)
-        questions[question.index] = Question(image, task.prompt(question.text))
+        questions[question.index] = Question(image, job.task.prompt(question.text))
     answers = generator.generate_each(list(questions.values()), Sampling(max_new_tokens))
     results |= zip(questions, answers, strict=True)
     for question in batch:
-        result = results[question.index]
-        row = {
-            "index": question.index,
-            "filename": question.image.rpartition("/")[2],
-            "size": question.size,
-            "query": question.text,
-            "answer": question.answer,
-            "pred": result.text if isinstance(result, Generation) else None,
-        }
-        yield row | ({"error": result.reason} if isinstance(result, Failure) else {})
+        yield _prediction(question, results[question.index])
+
+
+def _prediction(question: TaskQuestion, result: Generation | Failure) -> Prediction:
+    return Prediction(
+        index=question.index,
+        filename=question.image.rpartition("/")[2],
+        size=question.size,
+        query=question.text,
+        answer=question.answer,
+        pred=result.text if isinstance(result, Generation) else None,
+        error=result.reason if isinstance(result, Failure) else None,
+    )

@@ -1,6 +1,5 @@
 """The task table: every task of the published benchmark is a row.
 
-`key` is the published key (an alias of `name`): it decides the tag before the question and nothing else.
 Sources: arXiv 2403.20213, table of evaluation tasks; RSEvalKit's task table.
 """
 
@@ -12,27 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 from vhm.errors import InputError
-
-TYPES = (
-    "presence",
-    "color",
-    "cls",
-    "vqa",
-    "mc",
-    "counting",
-    "bbox",
-    "ml",
-    "mae",
-    "ciou",
-    "false_premise",
-)
+from vhm.evaluate.answer_types import ANSWER_TYPES
 
 
 @dataclass(frozen=True)
 class Task:
-    """`key` is the published name (an alias), `tag` what the reference puts before the question.
+    """One task: `type` names its answer type, `key` is its name in the published kit and an alias of `name`.
 
-    `deceptive`: the questions rest on a false premise, which an honest model denies.
+    `tag` is what the reference puts before the question. `deceptive`: the questions rest on a false premise, which
+    an honest model denies.
     """
 
     name: str
@@ -43,7 +30,7 @@ class Task:
     deceptive: bool = False
 
     def prompt(self, question: str) -> str:
-        """The question as the model is asked it: the tag in braces, then the text."""
+        """The text that the model is asked: the tag in braces, then the question."""
         return f"{{{self.tag}}} {question}"
 
 
@@ -166,21 +153,21 @@ def find_task(name: str) -> Task:
 
 
 def find_type(name: str) -> str:
-    """The answer type of a task name, a published key, or a type's own name."""
-    return name if name in TYPES else find_task(name).type
+    """The answer type's name of a task name, a published key, or a type's own name."""
+    return name if name in ANSWER_TYPES else find_task(name).type
 
 
-def tasks_in(directory: Path, wanted: list[str] | str = "all") -> list[Task]:
-    """The wanted tasks; "all" are those whose file is in `directory`. InputError when a file is absent."""
+def tasks_in(directory: Path, names: list[str] | str = "all") -> list[Task]:
+    """The named tasks; "all" are those whose file is in `directory`. InputError when a file is absent."""
     if not directory.is_dir():
         raise InputError(f"{directory} does not exist: give the folder of the evaluation files")
-    if wanted == "all":
-        found = [task for task in TASKS if (directory / task.file).is_file()]
-        if not found:
+    if names == "all":
+        present = [task for task in TASKS if (directory / task.file).is_file()]
+        if not present:
             raise InputError(f"{directory} holds none of the evaluation files (such as {TASKS[0].file})")
-        return found
-    chosen = [find_task(name) for name in wanted]
-    for task in chosen:
+        return present
+    requested = [find_task(name) for name in names]
+    for task in requested:
         if not (directory / task.file).is_file():
             raise InputError(f"task {task.name} needs {directory / task.file}, which does not exist")
-    return chosen
+    return requested
