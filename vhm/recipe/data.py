@@ -1,0 +1,67 @@
+"""`data`: the lists and images of a run, and what validation accepts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from vhm.recipe.section import Name, PositiveInt, Section, Share
+
+
+class Expectations(Section):
+    """Thresholds for an accepted list.
+
+    `vhm/data/validation/expectations/*.json` say which table each threshold applies to.
+    """
+
+    min_side: PositiveInt = Field(8, description="pixels of an image's longer side, at least")
+    max_side: PositiveInt = Field(30_000, description="pixels of an image's longer side, at most")
+    max_aspect_ratio: float = Field(20, ge=1, description="longer side by shorter side")
+    max_turns: PositiveInt = Field(200, description="turns of a conversation")
+    min_caption: float = Field(20, ge=0, description="characters of a source's mean caption, at least")
+    max_caption: float = Field(4000, gt=0, description="characters of a source's mean caption, at most")
+    min_source_records: PositiveInt = Field(1, description="records of each source, at least")
+    max_source_share: Share = Field(1.0, description="share of all records that one source may have")
+    max_duplicates: Share = Field(0.2, description="share of a source's records that repeat another")
+    max_refusals: Share = Field(
+        0.5, description="share of a source's answers, in sft: an honest answer may be a refusal"
+    )
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> Expectations:
+        for least, most in (("min_side", "max_side"), ("min_caption", "max_caption")):
+            if getattr(self, least) > getattr(self, most):
+                raise ValueError(f"{least}={getattr(self, least)} is above {most}={getattr(self, most)}")
+        return self
+
+
+class DataRecipe(Section):
+    """Lists and images, relative to the data root, and the limits that validation applies."""
+
+    root: Name = Field("data", description="directory that the other paths are relative to")
+    sample: bool = Field(False, description="build the embedded sample when `root` is absent")
+    images: Name = Field("images", description="image root of the training lists: a folder, packed shards, or s3://…")
+    pretrain: Name | Annotated[list[Name], Field(min_length=1)] = Field(
+        "pretrain/list_pretrain.json", description="list of captions, or several"
+    )
+    sft: Name | Annotated[list[Name], Field(min_length=1)] = Field(
+        "sft/list_sft.json", description="list of instructions, or several"
+    )
+    evaluation: Name = Field("eval", description="directory of the evaluation files")
+    golden: Name = Field("golden.json", description="questions that a deployed model is asked")
+    max_rejected: Share = Field(0.01, description="share of a list's records that may be rejected")
+    splits: PositiveInt = Field(1, description="number of splits that a list is checked in, in parallel")
+    max_pixels: PositiveInt = Field(100_000_000, description="pixels of an image")
+    max_text: PositiveInt = Field(20_000, description="characters of a turn")
+    expect: Expectations = Expectations()
+    bands: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
+        None, description="bands of a TIFF to show as red, green, blue, from 1; null: its first three"
+    )
+    scaled_decode: bool = Field(False, description="decode huge JPEG tiles at the smallest scale that training needs")
+    pixel_cache_gb: float = Field(0, ge=0, description="GB of resized pixels to cache on disk; 0: no cache")
+
+    def lists(self, kind: Literal["pretrain", "sft"]) -> list[str]:
+        """The lists of a kind, one or several."""
+        names = self.pretrain if kind == "pretrain" else self.sft
+        return [names] if isinstance(names, str) else names
