@@ -249,8 +249,9 @@ def test_an_image_only_question_has_no_newline_in_chatml(chatml, turn: str, cont
 @pytest.fixture(scope="module")
 def chatml(llama_pieces, tmp_path_factory):
     """The Llama vocabulary with the two tokens that the chatml template needs."""
-    from tests.support.slow_llama import write_tokenizer
     from vhm.model.tokenizer import llama_tokenizer
+
+    from tests.support.slow_llama import write_tokenizer
 
     folder = tmp_path_factory.mktemp("chatml")
     write_tokenizer(folder, llama_pieces, legacy=False)

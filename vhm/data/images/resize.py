@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numba
 import numpy as np
@@ -82,9 +82,9 @@ def _catmull_rom(x: float, a: float = -0.5) -> float:
 def compiled(function: F) -> F:
     """Compile to machine code on first use; the result is cached on disk if that is writable."""
     try:
-        return numba.njit(function, nogil=True, cache=True)  # type: ignore[no-any-return]
+        return cast(F, numba.njit(function, nogil=True, cache=True))
     except RuntimeError:  # a read-only installation without a home directory
-        return numba.njit(function, nogil=True)  # type: ignore[no-any-return]
+        return cast(F, numba.njit(function, nogil=True))
 
 
 @compiled
