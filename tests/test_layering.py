@@ -52,6 +52,7 @@ HEAVY = {"torch", "transformers", "deepspeed", "great_expectations", "kserve", "
 HEAVY_MODULES = {
     "vhm/train/engine.py": "torch",
     "vhm/train/loop.py": "torch",
+    "vhm/train/prepare.py": "torch",
     "vhm/serve/openai.py": "kserve",
     "vhm/serve/predictor.py": "kserve",
     "components/*.py": "kfp",

@@ -128,7 +128,8 @@ QUESTIONS = [
     "line\nbreaks\n\nand more\n", "\n", "Wie viele Häuser? Größe: 3 m²", "图中有多少艘船？", "emoji 🛰️🌍👩‍🚀 inside",
     "mixed ελληνικά и кириллица", "USER: not a role", "ASSISTANT: neither", "US ER: USER:", "[12, 34, 567, 890]",
     "1,234.56 / 7e-5", "▁literal underline▁", "nul-free \u200b zero width", "¿Qué? «ça»", "a" * 60,
-    "<unknown> <im> </ s>", "éé composed", "ﬁ ligature ｆｕｌｌ", "🇩🇪🇫🇷", "\u3000ideographic space", "{CLS} tag", "(a) (b) (c)", "x=1;y=2",
+    "<unknown> <im> </ s>", "éé composed", "ﬁ ligature ｆｕｌｌ", "🇩🇪🇫🇷", "\u3000ideographic space",
+    "{CLS} tag", "(a) (b) (c)", "x=1;y=2",
 ]  # fmt: skip
 ANSWERS = [
     "A river.", " two leading spaces", "trailing spaces   ", "\nnewline first", "No", "42", "[10, 20, 300, 400]",
@@ -249,9 +250,8 @@ def test_an_image_only_question_has_no_newline_in_chatml(chatml, turn: str, cont
 @pytest.fixture(scope="module")
 def chatml(llama_pieces, tmp_path_factory):
     """The Llama vocabulary with the two tokens that the chatml template needs."""
-    from vhm.model.tokenizer import llama_tokenizer
-
     from tests.support.slow_llama import write_tokenizer
+    from vhm.model.llama_tokenizer import llama_tokenizer
 
     folder = tmp_path_factory.mktemp("chatml")
     write_tokenizer(folder, llama_pieces, legacy=False)
