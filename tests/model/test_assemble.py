@@ -1,4 +1,4 @@
-"""A base model from its parts: tiny ones here, a real LLM in tests/e2e/test_smol.py."""
+"""Assembly of a base model from tiny parts; tests/e2e/test_smol.py uses a real LLM."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vhm.model.assemble import assemble_base
 
 @pytest.fixture
 def parts(base, tmp_path: Path) -> tuple[Path, Path]:
-    """The tiny vision tower and LLM as directories of their own; the LLM's tokenizer has no `<image>`."""
+    """The tiny vision tower and LLM in separate directories; the LLM's tokenizer has no `<image>`."""
     from transformers import LlamaForCausalLM
 
     from vhm.model.llama_tokenizer import from_pieces
@@ -36,7 +36,7 @@ def parts(base, tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "clip-vit-tiny", tmp_path / "vicuna-tiny"
 
 
-def test_parts_keep_their_weights_and_the_image_gets_a_row(base, parts, tmp_path: Path) -> None:
+def test_parts_keep_their_weights_and_the_image_token_gets_an_embedding(base, parts, tmp_path: Path) -> None:
     assemble_base(*parts, tmp_path / "out", [2, 4, 6])
     model, processor = load_model(tmp_path / "out")
     assert processor.tokenizer.convert_tokens_to_ids("<image>") == model.config.image_token_id == 1024
@@ -51,7 +51,7 @@ def test_parts_keep_their_weights_and_the_image_gets_a_row(base, parts, tmp_path
     assert "Vicuna: llama2, research only" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_the_warm_start_stage_puts_parts_together(sample: Path, parts, tmp_path: Path) -> None:
+def test_the_warm_start_stage_assembles_parts(sample: Path, parts, tmp_path: Path) -> None:
     import shutil
 
     from vhm import stages
@@ -64,13 +64,13 @@ def test_the_warm_start_stage_puts_parts_together(sample: Path, parts, tmp_path:
     shutil.copyfile(sample / "mm_projector.bin", root / "mm_projector.bin")
     chosen = {"vision_tower": parts[0].name, "language_model": parts[1].name, "vision_feature_layer": [2, 4, 6]}
     recipe = load_recipe("tiny", [f"base.parts={json.dumps(chosen)}"])
-    figures = stages.warm_start(recipe.text(), str(root), [], str(tmp_path / "model"), str(tmp_path / "figures"))
-    assert figures["projector"] == "mm_projector.bin"
+    metrics = stages.warm_start(recipe.text(), str(root), [], str(tmp_path / "model"), str(tmp_path / "metrics"))
+    assert metrics["projector"] == "mm_projector.bin"
     load_model(tmp_path / "model")
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda clip, llm: (clip / "config.json").unlink(), "has no config.json"),
         (lambda clip, llm: _set(clip, model_type="dinov2"), "a vision tower of type 'dinov2' is not supported"),
@@ -79,14 +79,14 @@ def test_the_warm_start_stage_puts_parts_together(sample: Path, parts, tmp_path:
         (lambda clip, llm: (llm / "tokenizer.json").unlink(), "cannot load"),
     ],
 )
-def test_parts_that_are_none_are_named(parts, tmp_path: Path, change, words: str) -> None:
+def test_unusable_parts_are_named(parts, tmp_path: Path, change, message: str) -> None:
     change(*parts)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=message):
         assemble_base(*parts, tmp_path / "out", [2, 4, 6])
     assert not (tmp_path / "out").exists()
 
 
-def test_layers_and_templates_that_do_not_fit_are_refused(parts, tmp_path: Path) -> None:
+def test_unknown_layers_and_unsupported_templates_are_refused(parts, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="vision feature layer 8 does not exist"):
         assemble_base(*parts, tmp_path / "out", [8, 16, 24])
     with pytest.raises(InputError, match=r"template chatml needs the token <\|im_start\|>"):

@@ -1,4 +1,4 @@
-"""Model directories: they load with plain transformers, and what is no model is refused in one line."""
+"""Model directories load with plain transformers; any other directory is refused in one line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ sys.modules["vhm"] = None
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 model, processor = AutoModelForImageTextToText.from_pretrained(sys.argv[1]), AutoProcessor.from_pretrained(sys.argv[1])
-turn = {"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (90, 60))}, {"type": "text", "text": "What?"}]}
-inputs = processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+content = [{"type": "image", "image": Image.new("RGB", (90, 60))}, {"type": "text", "text": "What?"}]
+inputs = processor.apply_chat_template(
+    [{"role": "user", "content": content}],
+    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+)
 output = model.generate(**inputs, max_new_tokens=5)
 print(type(model).__name__, model.config.vision_feature_layer, output.shape[1] > inputs["input_ids"].shape[1])
 print(max(output[0, inputs["input_ids"].shape[1]:].tolist()) < len(processor.tokenizer) - 1)
@@ -34,7 +37,7 @@ def test_plain_transformers_loads_and_answers(sample: Path) -> None:
     assert done.stdout.split("\n")[:2] == ["LlavaForConditionalGeneration [2, 4, 6] True", "True"]
 
 
-def test_weights_can_be_read_by_other_users(sample: Path) -> None:
+def test_weights_are_readable_by_other_users(sample: Path) -> None:
     assert (sample / "base" / "model.safetensors").stat().st_mode & 0o044 == 0o044
 
 
@@ -60,7 +63,7 @@ SIZES = [(336, 336), (57, 41), (640, 333), (1, 9), (7, 1), (337, 671)]
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_pixel_values_are_the_references(tmp_path_factory: pytest.TempPathFactory, base, mode: str, size) -> None:
+def test_pixel_values_equal_the_references(tmp_path_factory: pytest.TempPathFactory, base, mode: str, size) -> None:
     """By hand: RGB, padded to a square with (122, 116, 104), bicubic, centre crop, CLIP's mean and deviation."""
     import numpy as np
     from PIL import Image
@@ -70,8 +73,8 @@ def test_pixel_values_are_the_references(tmp_path_factory: pytest.TempPathFactor
     from vhm.model.build import build_processor
 
     noise = np.random.default_rng(sum(size)).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
-    picture = Image.fromarray(noise).convert(mode)
-    rgb = picture.convert("RGB")
+    image = Image.fromarray(noise).convert(mode)
+    rgb = image.convert("RGB")
     side = max(size)
     square = Image.new("RGB", (side, side), (122, 116, 104))
     square.paste(rgb, ((side - size[0]) // 2, (side - size[1]) // 2))
@@ -83,12 +86,12 @@ def test_pixel_values_are_the_references(tmp_path_factory: pytest.TempPathFactor
         base[1].tokenizer, LlavaConfig(vision_config={"image_size": 336, "patch_size": 14}), pad=True
     )
     text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}])
-    saved = processor(images=picture, text=text, return_tensors="np")["pixel_values"][0]
-    assert np.abs(saved - expected).max() <= 1e-6
-    if mode in ("1", "CMYK", "P"):  # PNG and JPEG do not keep every mode: what they keep is enough
+    exported = processor(images=image, text=text, return_tensors="np")["pixel_values"][0]
+    assert np.abs(exported - expected).max() <= 1e-6
+    if mode in ("1", "CMYK", "P"):  # PNG and JPEG cannot store every mode; the others are enough
         return
-    path = tmp_path_factory.mktemp("picture") / "picture.png"
-    picture.save(path)
+    path = tmp_path_factory.mktemp("images") / "image.png"
+    image.save(path)
     transform = ImageTransform(336)
-    own = transform.normalise([transform.resize(transform.decode(path))])[0].numpy()
-    assert np.abs(own - expected).max() <= 1e-6
+    transformed = transform.normalise([transform.resize(transform.decode(path))])[0].numpy()
+    assert np.abs(transformed - expected).max() <= 1e-6

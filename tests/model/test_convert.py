@@ -1,4 +1,4 @@
-"""Conversion of a reference-layout checkpoint that the test writes itself, there and back."""
+"""Conversion of a checkpoint in the reference layout, written by the test, to Hugging Face and back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def change(root: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-# --- layouts: every one comes back bit for bit ---------------------------------------------------
+# --- layouts: each is restored bit for bit ------------------------------------------------------
 
 
 def vision_in_the_main_dict(root: Path) -> None:
@@ -46,10 +46,10 @@ def vision_in_the_main_dict(root: Path) -> None:
 
 
 def one_file(root: Path) -> None:
-    whole = torch.load(root / MAIN, weights_only=True) | torch.load(root / REST, weights_only=True)
+    tensors = torch.load(root / MAIN, weights_only=True) | torch.load(root / REST, weights_only=True)
     for name in (MAIN, REST, "pytorch_model.bin.index.json"):
         (root / name).unlink()
-    torch.save(whole, root / "pytorch_model.bin")
+    torch.save(tensors, root / "pytorch_model.bin")
 
 
 def safetensors_shards(root: Path) -> None:
@@ -67,16 +67,23 @@ def full_precision_tower(root: Path) -> None:
     torch.save(vision_tensors(torch.float32), root / "vision_tower" / "pytorch_model.bin")
 
 
-def before_zip_files(root: Path) -> None:
+def format_before_zip_files(root: Path) -> None:
     tensors = torch.load(root / REST, weights_only=True)
     torch.save(tensors, root / REST, _use_new_zipfile_serialization=False)
 
 
 @pytest.mark.parametrize(
     "layout",
-    [lambda root: None, vision_in_the_main_dict, one_file, safetensors_shards, full_precision_tower, before_zip_files],
+    [
+        lambda root: None,
+        vision_in_the_main_dict,
+        one_file,
+        safetensors_shards,
+        full_precision_tower,
+        format_before_zip_files,
+    ],
 )
-def test_there_and_back_is_bit_identical(reference: Path, tmp_path: Path, layout) -> None:
+def test_a_round_trip_is_bit_identical(reference: Path, tmp_path: Path, layout) -> None:
     layout(reference)
     convert(reference, tmp_path / "hf")
     convert(tmp_path / "hf", tmp_path / "back", to="reference")
@@ -99,7 +106,7 @@ def test_there_and_back_is_bit_identical(reference: Path, tmp_path: Path, layout
     ],
 )
 def test_a_converted_model_computes_what_the_reference_does(llama_pieces, tmp_path: Path, dtype, changes) -> None:
-    """Features, logits and greedy tokens against CLIP and Llama put together by hand; and back, bit for bit."""
+    """Features, logits and greedy tokens equal those of CLIP and Llama combined by hand; a round trip is bit-exact."""
     source = write_reference(tmp_path / "source", llama_pieces, dtype, **changes)
     convert(source, tmp_path / "hf")
     model, processor = load_model(tmp_path / "hf", dtype="float32")
@@ -107,8 +114,9 @@ def test_a_converted_model_computes_what_the_reference_does(llama_pieces, tmp_pa
     pixels = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         features = model.model.get_image_features(pixels, return_dict=True).pooler_output[0]
-    wanted = expected.features(pixels)[0]
-    assert float((features - wanted).abs().max()) <= 1e-4 * max(1.0, float(wanted.std()))
+    reference_features = expected.features(pixels)[0]
+    bound = 1e-4 * max(1.0, float(reference_features.std()))
+    assert float((features - reference_features).abs().max()) <= bound
 
     ids, _ = SlowLlama(llama_pieces, legacy=False).v1(["<image>\nDescribe the image.", "A river."])
     tokens = 4 + (changes.get("mm_vision_select_feature") == "cls_patch")
@@ -118,9 +126,9 @@ def test_a_converted_model_computes_what_the_reference_does(llama_pieces, tmp_pa
     reference_logits = expected.logits(ids, pixels)
     assert 1 < float(reference_logits.std()) < 6
     assert float((logits - reference_logits).abs().max()) <= 1e-3
-    asked = inputs[:-4]
-    said = model.generate(input_ids=torch.tensor([asked]), pixel_values=pixels, max_new_tokens=8)[0, len(asked) :]
-    assert said.tolist() == expected.greedy(ids[:-4], pixels, 8)
+    prompt = inputs[:-4]
+    output = model.generate(input_ids=torch.tensor([prompt]), pixel_values=pixels, max_new_tokens=8)[0, len(prompt) :]
+    assert output.tolist() == expected.greedy(ids[:-4], pixels, 8)
 
     assert processor.image_processor.do_pad == (changes.get("image_aspect_ratio", "pad") == "pad")
     convert(tmp_path / "hf", tmp_path / "back", to="reference")
@@ -131,7 +139,7 @@ def test_a_converted_model_computes_what_the_reference_does(llama_pieces, tmp_pa
 
 
 def test_the_converted_directory_is_a_llava_model(reference: Path, tmp_path: Path) -> None:
-    moved = convert(reference, tmp_path / "hf")
+    mappings = convert(reference, tmp_path / "hf")
     model, processor = load_model(tmp_path / "hf", dtype="float32")
     assert model.config.vision_feature_layer == [1, 2, 3]
     assert model.config.image_token_id == 32000 == processor.tokenizer.convert_tokens_to_ids("<image>")
@@ -144,7 +152,7 @@ def test_the_converted_directory_is_a_llava_model(reference: Path, tmp_path: Pat
         assert rows.shape[0] == 32064
         assert torch.allclose(rows[32000:], old[name].float().mean(0).expand(64, -1), atol=2e-5)
     assert model.generation_config.suppress_tokens == list(range(32000, 32064))
-    skipped = {m.source: m.note for m in moved if m.target is None}
+    skipped = {m.source: m.note for m in mappings if m.target is None}
     assert set(skipped.values()) == {"computed from the configuration"}
     assert len(skipped) == 2 + 1
     listed = read_json(tmp_path / "hf" / "conversion.json")["tensors"]
@@ -152,7 +160,7 @@ def test_the_converted_directory_is_a_llava_model(reference: Path, tmp_path: Pat
     assert all(entry["shape"] and entry["dtype"] for entry in listed)
 
 
-def test_the_card_and_the_lineage_say_where_it_comes_from(reference: Path, tmp_path: Path) -> None:
+def test_the_card_and_the_lineage_name_the_origin(reference: Path, tmp_path: Path) -> None:
     import yaml
 
     convert(reference, tmp_path / "hf")
@@ -168,7 +176,7 @@ def test_the_card_and_the_lineage_say_where_it_comes_from(reference: Path, tmp_p
     assert set(lineage["files"]) >= {"model.safetensors", "config.json", "tokenizer.json", "conversion.json"}
 
 
-def test_several_shards_make_an_index_that_transformers_reads(reference: Path, tmp_path: Path, monkeypatch) -> None:
+def test_several_shards_have_an_index_that_transformers_reads(reference: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("vhm.model.weights._SHARD_BYTES", 2 * 2**20)
     monkeypatch.setattr("vhm.model.weights._MAPPED_BYTES", 2**20)
     convert(reference, tmp_path / "hf")
@@ -180,7 +188,7 @@ def test_several_shards_make_an_index_that_transformers_reads(reference: Path, t
     assert equal(all_tensors(reference), all_tensors(tmp_path / "back"))
 
 
-def test_a_separate_vision_tower_may_be_the_whole_of_clip(reference: Path, tmp_path: Path) -> None:
+def test_a_separate_vision_tower_may_be_a_complete_clip_model(reference: Path, tmp_path: Path) -> None:
     (reference / "vision_tower").rename(tmp_path / "clip")
     tower = torch.load(tmp_path / "clip" / "pytorch_model.bin", weights_only=True)
     text = {"text_model.final_layer_norm.weight": torch.ones(4), "logit_scale": torch.tensor(1.0)}
@@ -190,8 +198,8 @@ def test_a_separate_vision_tower_may_be_the_whole_of_clip(reference: Path, tmp_p
     change(reference, mm_vision_tower="elsewhere/clip-vit-unknown")
     with pytest.raises(InputError, match="give --vision-tower DIR"):
         convert(reference, tmp_path / "hf")
-    moved = convert(reference, tmp_path / "hf", vision_tower=tmp_path / "clip")
-    skipped = {m.source: m.note for m in moved if m.target is None}
+    mappings = convert(reference, tmp_path / "hf", vision_tower=tmp_path / "clip")
+    skipped = {m.source: m.note for m in mappings if m.target is None}
     assert skipped["logit_scale"] == "CLIP's text side: not part of the model"
     load_model(tmp_path / "hf")
 
@@ -201,20 +209,20 @@ def test_a_separate_vision_tower_replaces_the_one_inside(reference: Path, tmp_pa
     other = {name: tensor + 1 for name, tensor in vision_tensors(torch.float16).items()}
     torch.save(other, tmp_path / "other" / "pytorch_model.bin")
     (reference / "vision_tower" / "config.json").rename(tmp_path / "other" / "config.json")
-    vision_in_the_main_dict_at(reference)
+    add_vision_to_the_main_dict(reference)
     convert(reference, tmp_path / "hf", vision_tower=tmp_path / "other")
-    got = load_file(tmp_path / "hf" / "model.safetensors")["vision_tower.pre_layrnorm.bias"]
-    assert torch.equal(got, other["vision_model.pre_layrnorm.bias"])
+    bias = load_file(tmp_path / "hf" / "model.safetensors")["vision_tower.pre_layrnorm.bias"]
+    assert torch.equal(bias, other["vision_model.pre_layrnorm.bias"])
 
 
-def vision_in_the_main_dict_at(root: Path) -> None:
+def add_vision_to_the_main_dict(root: Path) -> None:
     rest = torch.load(root / REST, weights_only=True)
     tower = vision_tensors(torch.float16)
     torch.save(rest | {f"model.vision_tower.vision_tower.{k}": v for k, v in tower.items()}, root / REST)
     (root / "pytorch_model.bin.index.json").unlink()
 
 
-def test_a_model_without_history_becomes_a_reference_checkpoint(sample: Path, tmp_path: Path) -> None:
+def test_a_model_that_was_never_converted_becomes_a_reference_checkpoint(sample: Path, tmp_path: Path) -> None:
     convert(sample / "base", tmp_path / "reference", to="reference")
     config = read_json(tmp_path / "reference" / "config.json")
     assert (config["mm_vision_select_layer"], config["mm_projector_type"]) == ([2, 4, 6], "mlp2x_gelu")
@@ -226,7 +234,7 @@ def test_a_model_without_history_becomes_a_reference_checkpoint(sample: Path, tm
         assert torch.equal(before[name][:rows], after[name][:rows])
 
 
-def test_an_identity_that_was_trained_cannot_go_back(llama_pieces, tmp_path: Path) -> None:
+def test_an_identity_that_was_trained_cannot_be_converted_back(llama_pieces, tmp_path: Path) -> None:
     convert(write_reference(tmp_path / "source", llama_pieces, mm_projector_type="linear"), tmp_path / "hf")
     tensors = load_file(tmp_path / "hf" / "model.safetensors")
     tensors["multi_modal_projector.linear_2.weight"][0, 0] = 2
@@ -236,19 +244,19 @@ def test_an_identity_that_was_trained_cannot_go_back(llama_pieces, tmp_path: Pat
         convert(tmp_path / "hf", tmp_path / "back", to="reference")
 
 
-# --- what is wrong is named, and nothing is left behind ------------------------------------------
+# --- errors name the cause, and nothing is written -----------------------------------------------
 
 
-def check_refused(source: Path, out: Path, words: str, **options: object) -> None:
+def check_refused(source: Path, out: Path, message: str, **options: object) -> None:
     before = sorted(path.name for path in out.parent.iterdir())
-    with pytest.raises(InputError, match=words) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         convert(source, out, **options)
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in out.parent.iterdir()) == before
 
 
 @pytest.mark.parametrize(
-    ("tensors", "words"),
+    ("tensors", "message"),
     [
         ({"model.norm.weight": None}, r"lacks 1 tensors, the first is language_model.model.norm.weight \[64\]"),
         ({"model.extra.weight": torch.zeros(2)}, "tensor model.extra.weight is unexpected"),
@@ -259,21 +267,21 @@ def check_refused(source: Path, out: Path, words: str, **options: object) -> Non
         ({"model.embed_tokens.weight": torch.zeros(2, 64)}, "tensor model.embed_tokens.weight is in"),
     ],
 )
-def test_missing_unexpected_and_misshapen_tensors_are_named(reference: Path, tmp_path: Path, tensors, words) -> None:
-    whole = torch.load(reference / REST, weights_only=True) | tensors
-    torch.save({name: tensor for name, tensor in whole.items() if tensor is not None}, reference / REST)
-    check_refused(reference, tmp_path / "hf", words)
+def test_missing_unexpected_and_misshapen_tensors_are_named(reference: Path, tmp_path: Path, tensors, message) -> None:
+    changed = torch.load(reference / REST, weights_only=True) | tensors
+    torch.save({name: tensor for name, tensor in changed.items() if tensor is not None}, reference / REST)
+    check_refused(reference, tmp_path / "hf", message)
 
 
-def test_nan_may_be_let_through_and_is_noted(reference: Path, tmp_path: Path) -> None:
-    whole = torch.load(reference / REST, weights_only=True)
-    torch.save(whole | {"model.norm.weight": torch.full((64,), float("inf"))}, reference / REST)
-    moved = convert(reference, tmp_path / "hf", allow_nan=True)
-    assert [m.source for m in moved if "NaN or infinite" in m.note] == ["model.norm.weight"]
+def test_nan_is_converted_on_request_and_noted(reference: Path, tmp_path: Path) -> None:
+    tensors = torch.load(reference / REST, weights_only=True)
+    torch.save(tensors | {"model.norm.weight": torch.full((64,), float("inf"))}, reference / REST)
+    mappings = convert(reference, tmp_path / "hf", allow_nan=True)
+    assert [m.source for m in mappings if "NaN or infinite" in m.note] == ["model.norm.weight"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"mm_vision_tower": "EVA02_CLIP_L_336"}, "vision tower of type 'EVA02_CLIP_L_336' is not supported"),
         ({"model_type": "mpt"}, "language model of type 'mpt' is not supported: only Llama is"),
@@ -288,13 +296,13 @@ def test_nan_may_be_let_through_and_is_noted(reference: Path, tmp_path: Path) ->
         ({"vocab_size": 31999}, "first free row is 31999 "),
     ],
 )
-def test_configurations_without_a_counterpart_are_refused(reference: Path, tmp_path: Path, changes, words) -> None:
+def test_configurations_without_a_counterpart_are_refused(reference: Path, tmp_path: Path, changes, message) -> None:
     change(reference, **changes)
-    check_refused(reference, tmp_path / "hf", words)
+    check_refused(reference, tmp_path / "hf", message)
 
 
 def test_an_image_token_id_that_is_used_already_is_refused(llama_pieces, tmp_path: Path) -> None:
-    """A tokenizer with a token more than the checkpoint has rows, as those with a padding token of their own."""
+    """A tokenizer with one token more than the checkpoint has rows, such as one with an added padding token."""
     source = write_reference(tmp_path / "source", llama_pieces)
     from tests.support.slow_llama import write_tokenizer
 
@@ -315,14 +323,14 @@ def test_a_truncated_safetensors_shard_is_named(reference: Path, tmp_path: Path)
     check_refused(reference, tmp_path / "hf", r"00001-of-00002\.safetensors is damaged")
 
 
-def test_an_index_that_names_a_missing_or_a_foreign_file_is_refused(reference: Path, tmp_path: Path) -> None:
+def test_an_index_that_names_a_missing_or_outside_file_is_refused(reference: Path, tmp_path: Path) -> None:
     (reference / REST).unlink()
     check_refused(reference, tmp_path / "hf", f"names {REST}, which does not exist")
     (reference / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
     check_refused(reference, tmp_path / "hf", "which is not a file in the same directory")
 
 
-def test_places_that_cannot_be_written_are_refused(reference: Path, tmp_path: Path) -> None:
+def test_unusable_sources_and_targets_are_refused(reference: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("something")
     check_refused(reference, tmp_path / "file", "file is a file: choose another directory")
     check_refused(reference, reference, "is the checkpoint itself")
@@ -342,8 +350,8 @@ main()
 """
 
 
-def test_a_target_that_takes_no_more_bytes_is_one_clear_line(reference: Path, tmp_path: Path) -> None:
-    """A file size limit stands for a full disk: the write itself fails."""
+def test_a_full_disk_is_reported_in_one_line(reference: Path, tmp_path: Path) -> None:
+    """A file size limit stands in for a full disk: the write itself fails."""
     command = [sys.executable, "-c", LIMITED, str(reference), str(tmp_path / "hf")]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
     assert done.returncode == 2
@@ -352,7 +360,7 @@ def test_a_target_that_takes_no_more_bytes_is_one_clear_line(reference: Path, tm
     assert [path.name for path in tmp_path.iterdir()] == ["reference"]
 
 
-def test_the_writer_takes_only_what_was_planned(tmp_path: Path) -> None:
+def test_the_writer_refuses_unplanned_tensors(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, [TensorSpec("a", (2,), "float32", 8)])
     with pytest.raises(ValueError, match="was given where"):
         writer.write("a", torch.zeros(3))

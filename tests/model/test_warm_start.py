@@ -1,4 +1,4 @@
-"""Warm start: exact in the chosen block, zero elsewhere, refused where shapes do not fit."""
+"""Warm start: exact in the chosen block, zero elsewhere, refused if shapes do not match."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_chosen_block_is_bit_equal_and_the_others_zero(sample: Path, source,
 
 
 def test_image_features_equal_the_single_layer_models(sample: Path, source, tmp_path: Path) -> None:
-    """Worked out here from the vision tower's hidden states and the source's own two layers."""
+    """Computed here from the vision tower's hidden states and the source's two layers."""
     torch.save(source, tmp_path / "p.bin")
     warm_start(sample / "base", tmp_path / "out", tmp_path / "p.bin", 4)
     model = load_model(tmp_path / "out", dtype="float64")[0]
@@ -51,7 +51,7 @@ def test_image_features_equal_the_single_layer_models(sample: Path, source, tmp_
     assert float((got - expected[0]).abs().max() / expected.abs().max()) <= 1e-12
 
 
-def test_a_projector_of_the_models_own_width_is_a_plain_load(sample: Path, source, tmp_path: Path) -> None:
+def test_a_projector_of_the_models_width_is_loaded_unchanged(sample: Path, source, tmp_path: Path) -> None:
     torch.save(source, tmp_path / "p.bin")
     warm_start(sample / "base", tmp_path / "first", tmp_path / "p.bin")
     warm_start(sample / "base", tmp_path / "second", tmp_path / "first")  # from a Hugging Face directory
@@ -62,22 +62,22 @@ def test_a_projector_of_the_models_own_width_is_a_plain_load(sample: Path, sourc
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"model.mm_projector.0.weight": torch.zeros(192, 99)}, r"projector layer 1 is \(192, 99\)"),
         ({"model.mm_projector.2.bias": torch.zeros(7)}, r"linear_2.bias is \(7,\)"),
         ({"model.mm_projector.2.weight": None}, "lacks linear_2.weight"),
     ],
 )
-def test_what_does_not_fit_is_named_with_both_shapes(sample: Path, source, tmp_path: Path, change, words) -> None:
+def test_a_shape_mismatch_is_named_with_both_shapes(sample: Path, source, tmp_path: Path, change, message) -> None:
     changed = {key: value for key, value in (source | change).items() if value is not None}
     torch.save(changed, tmp_path / "p.bin")
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=message):
         warm_start(sample / "base", tmp_path / "out", tmp_path / "p.bin")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_layer_that_is_not_read_is_refused(sample: Path, source, tmp_path: Path) -> None:
+def test_a_source_layer_that_the_model_does_not_read_is_refused(sample: Path, source, tmp_path: Path) -> None:
     torch.save(source, tmp_path / "p.bin")
     with pytest.raises(CheckpointError, match=r"--source-layer 5 is not read by the model: it reads \[2, 4, 6\]"):
         warm_start(sample / "base", tmp_path / "out", tmp_path / "p.bin", 5)
@@ -103,13 +103,13 @@ def test_every_layout_of_a_projector_is_read(source, tmp_path: Path, rename, suf
     path = tmp_path / f"projector{suffix}"
     named = {rename(key): tensor for key, tensor in source.items()}
     torch.save(named, path) if suffix == ".bin" else save_file(named, path)
-    found = read_projector(path)
-    assert torch.equal(found["linear_1.weight"], source["model.mm_projector.0.weight"])
-    assert torch.equal(found["linear_2.bias"], source["model.mm_projector.2.bias"])
+    tensors = read_projector(path)
+    assert torch.equal(tensors["linear_1.weight"], source["model.mm_projector.0.weight"])
+    assert torch.equal(tensors["linear_2.bias"], source["model.mm_projector.2.bias"])
 
 
-def test_llavas_own_layer_can_be_read_instead(sample: Path, source, tmp_path: Path) -> None:
-    """LLaVA-1.5 was trained on the last layer but one: a model that reads it computes the very same."""
+def test_the_layer_that_llava_was_trained_on_can_be_read_instead(sample: Path, source, tmp_path: Path) -> None:
+    """LLaVA-1.5 was trained on the second-to-last layer: a model that reads it computes the same features."""
     torch.save(source, tmp_path / "p.bin")
     report = warm_start(sample / "base", tmp_path / "out", tmp_path / "p.bin", -2, [2, 4, 5])
     model, _ = load_model(tmp_path / "out")
@@ -118,8 +118,8 @@ def test_llavas_own_layer_can_be_read_instead(sample: Path, source, tmp_path: Pa
     assert report.projector.exactness.float64 <= 1e-12
 
 
-def test_a_single_layer_model_becomes_one_of_several_with_its_own_projector(sample: Path, tmp_path: Path) -> None:
-    """What makes VHM's start out of a LLaVA-1.5 directory alone."""
+def test_a_single_layer_model_is_extended_with_its_own_projector(sample: Path, tmp_path: Path) -> None:
+    """This builds VHM's starting point from a LLaVA-1.5 directory alone."""
     from vhm.sample.build import training_texts
     from vhm.sample.tiny_model import build_tiny_base
 
@@ -173,7 +173,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, mon
 
 
 def test_the_shipped_projector_is_trained(sample: Path, tmp_path: Path) -> None:
-    """It was trained by `align` with one feature layer: it must tell captions better than a random one."""
+    """It was trained by `align` with one feature layer: its loss must be lower than that of a random one."""
     from tests.support.lists import validate
     from vhm.recipe import load_recipe
     from vhm.sample.build import training_texts

@@ -1,4 +1,4 @@
-"""R15: files that try to run code do not, whichever of our readers opens them."""
+"""R15: files that try to run code do not succeed, whichever reader of the package opens them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from tests.support.reference_checkpoint import write_reference
 
-# Reads what it is given and prints what of it ran: commands, sockets, and modules from below the given folder.
+# Reads the given cases and prints what ran: commands, sockets, and modules from inside the given folder.
 READER = """
 import json, os, sys
 canary, folder = sys.argv[1], sys.argv[2]
@@ -27,20 +27,20 @@ from vhm.model.convert import convert
 from vhm.model.assemble import assemble_base
 from vhm.model.projector import read_projector
 from vhm.model.warm_start import warm_start
-seen = []
-def watch(event, arguments):
+ran = []
+def audit(event, arguments):
     if event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect", "pty.spawn"):
-        if arguments[0] != "git":  # ours: the code's version for the lineage
-            seen.append(event)
+        if arguments[0] != "git":  # the package reads its own version for the lineage
+            ran.append(event)
     if event == "import" and folder in str(arguments[1]):
-        seen.append("import " + str(arguments[1]))
+        ran.append("import " + str(arguments[1]))
     if event == "exec" and folder in str(getattr(arguments[0], "co_filename", "")):
-        seen.append("exec")
-sys.addaudithook(watch)
+        ran.append("exec")
+sys.addaudithook(audit)
 results = {}
 for case in json.loads(sys.stdin.read()):
     path, out = Path(case["path"]), Path(case["out"])
-    seen.clear()
+    ran.clear()
     try:
         {
             "load": lambda: load_model(path),
@@ -56,9 +56,9 @@ for case in json.loads(sys.stdin.read()):
     except Exception as error:
         end = f"{type(error).__name__}: {error}"
     if Path(canary).exists():
-        seen.append("canary")
+        ran.append("canary")
         Path(canary).unlink()
-    results[case["name"]] = [end, list(seen)]
+    results[case["name"]] = [end, list(ran)]
 print(json.dumps(results))
 """
 
@@ -95,7 +95,7 @@ def payloads(canary: str) -> dict[str, object]:
     }
 
 
-def test_nothing_that_is_read_runs(llama_pieces, tmp_path: Path, proof) -> None:
+def test_no_code_in_a_file_runs(llama_pieces, tmp_path: Path, proof) -> None:
     canary = str(tmp_path / "canary")
     small = llama_pieces[:400]
     source = write_reference(tmp_path / "reference", small)
@@ -123,7 +123,7 @@ def test_nothing_that_is_read_runs(llama_pieces, tmp_path: Path, proof) -> None:
 
 
 def pickle_cases(tmp_path: Path, source: Path, canary: str) -> list[dict[str, str]]:
-    """Every payload as a projector, as a checkpoint's shard, and inside a dictionary of tensors."""
+    """Return every payload as a projector, as a shard of a checkpoint, and inside a dictionary of tensors."""
     cases = []
     for name, payload in payloads(canary).items():
         kinds = {
@@ -148,10 +148,11 @@ def pickle_cases(tmp_path: Path, source: Path, canary: str) -> list[dict[str, st
 
 
 def repository_cases(tmp_path: Path, canary: str) -> list[dict[str, str]]:
-    """Model directories that ask for their own code, by every door that transformers has had for it."""
+    """Return model directories that request their own code, in every way that transformers has supported."""
     code = f"open({canary!r}, 'w')\nclass Evil:\n    pass\n"
     maps = {"AutoConfig": "evil.Evil", "AutoModelForImageTextToText": "evil.Evil", "AutoModel": "evil.Evil",
-            "AutoTokenizer": ["evil.Evil", "evil.Evil"], "AutoProcessor": "evil.Evil", "AutoImageProcessor": "evil.Evil"}  # fmt: skip
+            "AutoTokenizer": ["evil.Evil", "evil.Evil"], "AutoProcessor": "evil.Evil",
+            "AutoImageProcessor": "evil.Evil"}  # fmt: skip
     changes = {
         "config": {"config.json": {"auto_map": maps, "trust_remote_code": True}},
         "config-type": {"config.json": {"auto_map": maps, "model_type": "evil"}},
@@ -160,7 +161,10 @@ def repository_cases(tmp_path: Path, canary: str) -> list[dict[str, str]]:
         "generation": {"generation_config.json": {"auto_map": maps, "custom_generate": "evil.py"}},
         "text-config": {"config.json": {"text_config": {"model_type": "evil", "auto_map": maps}}},
     }
-    template = "{{ ''.__class__.__mro__[1].__subclasses__() }}{% for c in cycler.__init__.__globals__.os.popen('touch CANARY') %}{% endfor %}"
+    template = (
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+        "{% for c in cycler.__init__.__globals__.os.popen('touch CANARY') %}{% endfor %}"
+    )
     cases = []
     for name, files in changes.items():
         for reader in ("load", "back", "warm", "assemble"):
@@ -192,19 +196,19 @@ def test_a_hostile_chat_template_runs_in_a_sandbox(base, tmp_path: Path) -> None
             )
 
 
-def test_no_code_of_ours_loads_without_care() -> None:
-    """A lint: nothing unpickles, evaluates YAML tags, or lets a repository's own code in."""
+def test_the_package_never_loads_code() -> None:
+    """A lint: nothing unpickles, evaluates YAML tags, or runs the code of a repository."""
     import re
 
     root = Path(__file__).parents[2]
-    careless = re.compile(
+    unsafe = re.compile(
         r"pickle\.loads?\(|joblib|yaml\.(unsafe_)?load\(|allow_pickle=True|trust_remote_code=True|weights_only=False"
         r"|torch\.load\((?![^()]*weights_only=True)|hub\.load\("
     )
-    found = [
+    matches = [
         f"{path.relative_to(root)}: {match.group()}"
         for folder in ("vhm", "components", "pipelines", "benchmarks")
         for path in (root / folder).rglob("*.py")
-        for match in careless.finditer(path.read_text())
+        for match in unsafe.finditer(path.read_text())
     ]
-    assert found == []
+    assert matches == []

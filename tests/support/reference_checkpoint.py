@@ -1,7 +1,7 @@
 """A small checkpoint in the reference's layout, and the reference's forward pass over it.
 
-The forward pass is put together from CLIP and Llama by themselves: hidden states of the chosen layers
-without CLS, joined; the MLP; image features in the place of the marker.
+The forward pass combines plain CLIP and Llama: hidden states of the chosen layers without CLS, concatenated; the MLP;
+image features inserted at the position of the marker.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ VISION_CONFIG = {
 CONFIG: dict[str, Any] = {
     "model_type": "vhm", "hidden_size": HIDDEN, "intermediate_size": 96, "num_hidden_layers": LAYERS,
     "num_attention_heads": 4, "num_key_value_heads": 4, "rms_norm_eps": 1e-5, "max_position_embeddings": 256,
-    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "hidden_act": "silu", "_name_or_path": "lmsys/vicuna-7b-v1.5",
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "hidden_act": "silu",
+    "_name_or_path": "lmsys/vicuna-7b-v1.5",
     "mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_vision_select_layer": [1, 2, 3],
     "mm_vision_select_feature": "patch", "mm_projector_type": "mlp2x_gelu", "mm_hidden_size": 3 * VISION,
     "image_aspect_ratio": "pad", "mm_use_im_start_end": False,
@@ -33,7 +34,7 @@ CONFIG: dict[str, Any] = {
 def write_reference(
     root: Path, pieces: Pieces, dtype: torch.dtype = torch.float16, legacy: bool = False, **changes: Any
 ) -> Path:
-    """Two `.bin` shards, the vision tower beside them, tokenizer.model; `changes` go into config.json."""
+    """Write two `.bin` shards, the vision tower and tokenizer.model; `changes` override keys of config.json."""
     (root / "vision_tower").mkdir(parents=True)
     config = CONFIG | {"vocab_size": len(pieces)} | changes
     (root / "config.json").write_text(json.dumps(config))
@@ -122,8 +123,9 @@ class ReferenceModel:
             for k, v in tensors.items()
             if k.startswith(("model.layers", "model.embed", "model.norm", "lm_"))
         }
-        lost, more = self.llm.load_state_dict({k: v for k, v in kept.items() if "inv_freq" not in k}, strict=False)
-        assert (lost, more) == ([], [])
+        kept = {k: v for k, v in kept.items() if "inv_freq" not in k}
+        missing, unexpected = self.llm.load_state_dict(kept, strict=False)
+        assert (missing, unexpected) == ([], [])
         self.tower = CLIPVisionModel(CLIPVisionConfig(**VISION_CONFIG)).float().eval()
         vision = {
             k.removeprefix("model.vision_tower.vision_tower."): v for k, v in tensors.items() if "vision_model." in k
@@ -132,15 +134,15 @@ class ReferenceModel:
         named = {
             prefix + k.removeprefix("vision_model."): v.float() for k, v in vision.items() if "position_ids" not in k
         }
-        lost, more = self.tower.load_state_dict(named, strict=False)
-        assert ([name for name in lost if "position_ids" not in name], more) == ([], [])
+        missing, unexpected = self.tower.load_state_dict(named, strict=False)
+        assert ([name for name in missing if "position_ids" not in name], unexpected) == ([], [])
         self.projector = {
             k.removeprefix("model.mm_projector."): v.float() for k, v in tensors.items() if "mm_projector" in k
         }
 
     @torch.no_grad()
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[B, patches, hidden]"""
+        """Return image features, [B, patches, hidden]."""
         states = self.tower(pixels, output_hidden_states=True).hidden_states
         layers = self.config["mm_vision_select_layer"]
         joined = torch.cat([states[i] for i in (layers if isinstance(layers, list) else [layers])], -1)
@@ -156,29 +158,29 @@ class ReferenceModel:
 
     @torch.no_grad()
     def logits(self, ids: list[int], pixels: torch.Tensor) -> torch.Tensor:
-        """[positions, vocabulary] of ids whose 32000 (one past the vocabulary) is the image."""
+        """Return [positions, vocabulary] logits of ids in which the id after the vocabulary is the image."""
         image = self.config["vocab_size"]
         embed = self.llm.get_input_embeddings()
-        place = ids.index(image)
-        parts = [embed(torch.tensor(ids[:place])), self.features(pixels)[0], embed(torch.tensor(ids[place + 1 :]))]
-        return self.llm(inputs_embeds=torch.cat(parts).unsqueeze(0)).logits[0]
+        at = ids.index(image)
+        segments = [embed(torch.tensor(ids[:at])), self.features(pixels)[0], embed(torch.tensor(ids[at + 1 :]))]
+        return self.llm(inputs_embeds=torch.cat(segments).unsqueeze(0)).logits[0]
 
     def greedy(self, ids: list[int], pixels: torch.Tensor, tokens: int) -> list[int]:
-        said: list[int] = []
+        output: list[int] = []
         for _ in range(tokens):
-            said.append(int(self.logits([*ids, *said], pixels)[-1].argmax()))
-            if said[-1] == 2:
+            output.append(int(self.logits([*ids, *output], pixels)[-1].argmax()))
+            if output[-1] == 2:
                 break
-        return said
+        return output
 
 
 def all_tensors(root: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for path in sorted(root.rglob("*")):
         if path.suffix == ".safetensors":
-            found |= load_file(path)
+            tensors |= load_file(path)
         elif path.suffix == ".bin":
-            found |= torch.load(path, weights_only=True)
-    return found
+            tensors |= torch.load(path, weights_only=True)
+    return tensors

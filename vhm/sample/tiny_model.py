@@ -144,7 +144,7 @@ def _draw(module: nn.Module, seed: int) -> None:
 
 
 def _cosine_basis(channels: int, patch: int) -> NDArray[np.float64]:
-    """Return brightness and two colour differences times cosines, low frequencies first: [channels, 3, patch, patch]."""
+    """Return cosines of brightness and two colour differences, low frequencies first: [channels, 3, patch, patch]."""
     colours = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / np.sqrt([[3], [2], [6]])
     line = (np.arange(patch) + 0.5) / patch
     waves = [np.cos(np.pi * k * line) * np.sqrt((2 - (k == 0)) / patch) for k in range(patch)]
