@@ -106,8 +106,8 @@ def _step(engine: DeepSpeedEngine, batches: list[Batch], lr: float, world_size: 
     for batch in batches:
         loss = engine(batch)
         total += loss.detach().double()
-        # DeepSpeed divides by the accumulation steps and by the ranks: undo both, so that what is left
-        # is the mean over labelled tokens.
+        # DeepSpeed divides by the accumulation steps and by the ranks: undo both, so that the gradients are those
+        # of the mean over labelled tokens.
         engine.backward(loss * (len(batches) * world_size / targets))
         engine.step()
     distributed.all_reduce(total)

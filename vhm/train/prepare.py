@@ -97,7 +97,7 @@ class PreparedRun:
 
 
 def prepare(training: TrainingRun, rank: Rank) -> PreparedRun:
-    """Everything up to the first step. Raises TrainError, CheckpointError, InputError. All ranks call it."""
+    """Prepare everything that the first step needs. Raises TrainError, CheckpointError, InputError. All ranks call it."""
     settings = training.settings
     _set_deterministic(training.recipe.seed, rank)
     _join_process_group()
