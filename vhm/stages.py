@@ -1,214 +1,325 @@
-"""The stages of a run as functions of paths: what a KFP component and a `vhm` command have in common.
+"""The stages of a run as functions of paths: the code that KFP components and `vhm` commands share.
 
-Each takes the resolved recipe as text and directories, does one stage, and returns its metrics. Inside a
-component a stage's log lines begin with `vhm| `, which is how the local runner tells them from others.
+Each stage takes the resolved recipe as text and paths, runs, writes its artifacts, and returns its metrics. A process
+that runs a component (VHM_COMPONENT is set) writes lines to stderr that the local runner reads:
+
+    vhm| pretrain step 10 of 80 …                          a log line to show
+    vhm! {"error": "CheckFailed", "message": "…"}          why the stage failed
+
+Functions that take a `Recipe` instead of its text are called by `vhm` commands, too.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
 import yaml
 
 from vhm.data.images import Limits
 from vhm.data.images.stores import join
-from vhm.errors import InputError
-from vhm.io import read_json, sha256_tree, write_json, write_text
-from vhm.recipe import Recipe, parse_recipe
+from vhm.errors import InputError, VhmError, first_line
+from vhm.io import JsonObject, read_json, read_json_object, sha256_tree, write_json, write_text
+from vhm.recipe import GateRecipe, Recipe, parse_recipe
 
 if TYPE_CHECKING:
     from vhm.data.validation.chunks import ValidationRequest
+    from vhm.data.validation.record_checks import Kind
+    from vhm.evaluate.gate import Check
+    from vhm.model.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
 
 LOG_PREFIX = "vhm| "
+ERROR_PREFIX = "vhm! "
+KINDS: tuple[Kind, ...] = ("pretrain", "sft", "eval")
+
+Metrics: TypeAlias = dict[str, str | int | float | None]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def check_data(kind: str, shard: int, recipe: str, data: str, part: str) -> None:
-    """Check one shard of the lists of `kind`, for `validate_data` to join."""
-    settings = _begin(recipe)
+@dataclass(frozen=True)
+class StageError:
+    """Why a stage failed: the class of the error, and its message in one line."""
+
+    error: str
+    message: str
+
+    def to_line(self) -> str:
+        """The line of output that `from_line` reads."""
+        return f"{ERROR_PREFIX}{json.dumps(asdict(self))}"
+
+    @classmethod
+    def from_line(cls, line: str) -> StageError | None:
+        """The error that a line of a stage's output reports, if it reports one."""
+        if not line.startswith(ERROR_PREFIX):
+            return None
+        try:
+            return cls(**json.loads(line.removeprefix(ERROR_PREFIX)))
+        except (ValueError, TypeError):
+            return None
+
+
+def _reports_errors(stage: Callable[P, T]) -> Callable[P, T]:
+    """Report why the stage failed to the runner of the component, then let the error end the process."""
+
+    @functools.wraps(stage)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return stage(*args, **kwargs)
+        except Exception as error:
+            if os.environ.get("VHM_COMPONENT"):
+                expected = isinstance(error, VhmError)
+                message = str(error) if expected else f"{type(error).__name__}: {first_line(error)}"
+                sys.stderr.write(StageError(type(error).__name__, " ".join(message.split())).to_line() + "\n")
+            raise
+
+    return run
+
+
+@_reports_errors
+def check_data(kind: str, split: int, recipe: str, data: str, chunks: str) -> None:
+    """Check one split of the lists of `kind` ("pretrain", "sft", "eval"), for `validate_data` to merge."""
+    settings = start_stage(recipe)
     from vhm.data.validation.chunks import check_split
 
-    check_split(_validation(kind, settings, Path(data)), Path(part), (int(shard), settings.data.splits))
+    request = validation_request(settings, parse_kind(kind), Path(data))
+    check_split(request, Path(chunks), (int(split), settings.data.splits))
 
 
+@_reports_errors
 def validate_data(
-    kind: str,
-    parts: Sequence[str],
-    recipe: str,
-    data: str,
-    manifest: str,
-    report: str,
-    summary: str,
-    metrics: str,
-) -> dict[str, Any]:
-    """Join what was checked of the lists of `kind` ("pretrain", "sft", "eval"); CheckFailed when it is refused."""
-    settings = _begin(recipe)
+    kind: str, splits: Sequence[str], recipe: str, data: str, manifest: str, report: str, summary: str, metrics: str
+) -> Metrics:
+    """Merge the checked splits of the lists of `kind` into a manifest. CheckFailed when too much is rejected."""
+    settings = start_stage(recipe)
     from vhm.data.validation.report import report_html, report_markdown
     from vhm.data.validation.validate import require_passed, validate
 
     out = Path(manifest)
-    request = _validation(kind, settings, Path(data))
-    result = validate(
-        request, out, settings.data.max_rejected, settings.data.expect, merge=[Path(part) for part in parts]
-    )
+    request = validation_request(settings, parse_kind(kind), Path(data))
+    merge = [Path(split) for split in splits]
+    result = validate(request, out, settings.data.max_rejected, settings.data.expect, merge=merge)
     write_text(Path(report), report_html(result, out))
     write_text(Path(summary), report_markdown(result))
     log.info("%s: %d of %d records accepted", kind, result.accepted, result.total)
     require_passed(result, out)
-    return _keep(
-        metrics,
-        {"kind": kind, "accepted": result.accepted, "rejected": result.rejected, "refusals": result.refusal_share},
-    )
+    counts = {"accepted": result.accepted, "rejected": result.rejected, "refusals": result.refusal_share}
+    return _write_metrics(metrics, {"kind": kind, **counts})
 
 
-def _validation(kind: str, settings: Recipe, root: Path) -> ValidationRequest:
+def parse_kind(text: str) -> Kind:
+    """The kind of a list. InputError when there is no such kind."""
+    for kind in KINDS:
+        if kind == text:
+            return kind
+    raise InputError(f"kind {text!r} is unknown: use pretrain, sft or eval")
+
+
+def validation_request(settings: Recipe, kind: Kind, root: Path) -> ValidationRequest:
+    """What is validated for `kind`, according to the data section: lists, images, and the lists to keep out."""
     from vhm.data.validation.chunks import ValidationRequest
 
-    if kind not in ("pretrain", "sft", "eval"):
-        raise InputError(f"kind {kind!r} is unknown: use pretrain, sft or eval")
-    evaluation = root / settings.data.evaluation
-    if kind == "eval":
-        lists, images, against = [evaluation], evaluation, []
-    else:
-        lists = [root / name for name in settings.data.lists(kind)]  # type: ignore[arg-type]
-        images, against = join(root, settings.data.images), [evaluation]  # type: ignore[assignment]
+    evaluation = evaluation_root(settings, root)
+    data = settings.data
+    lists = [evaluation] if kind == "eval" else [root / name for name in data.lists(kind)]
     return ValidationRequest(
         lists,
-        images,
-        kind,  # type: ignore[arg-type]
-        against,
-        max_text=settings.data.max_text,
-        limits=Limits(max_pixels=settings.data.max_pixels),
-        bands=settings.data.bands,
+        evaluation if kind == "eval" else image_root(settings, root),
+        kind,
+        () if kind == "eval" else [evaluation],
+        max_text=data.max_text,
+        limits=Limits(max_pixels=data.max_pixels),
+        bands=data.bands,
     )
 
 
-def warm_start(recipe: str, data: str, manifests: Sequence[str], model: str, metrics: str) -> dict[str, Any]:
-    """The model to pretrain: the base with a trained projector in it, or with one that `align` trains now."""
-    settings = _begin(recipe)
+def image_root(settings: Recipe, root: str | Path) -> str | Path:
+    """The image root of the training lists: a folder, packed shards, or an s3:// address of either."""
+    return join(root, settings.data.images)
+
+
+def evaluation_root(settings: Recipe, root: str | Path) -> Path:
+    """The directory of the evaluation files."""
+    return Path(root) / settings.data.evaluation
+
+
+@_reports_errors
+def warm_start(recipe: str, data: str, manifests: Sequence[str], model: str, metrics: str) -> Metrics:
+    """Build the model that pretraining starts from, see `start_model`."""
+    settings = start_stage(recipe)
+    captions = [find_manifest("pretrain", manifests)] if settings.base.projector is None else []
+    start = start_model(settings, Path(data), captions, Path(model))
+    if start is None or start.projector is None:
+        return _write_metrics(metrics, {"projector": "align", **_training_metrics(Path(model))})
+    return _write_metrics(metrics, {"projector": start.projector.name, **asdict(start.projector.exactness)})
+
+
+def start_model(
+    settings: Recipe,
+    root: Path,
+    manifests: Sequence[str | Path],
+    out: Path,
+    base: Path | None = None,
+    projector: Path | None = None,
+    source_layer: int | None = None,
+    feature_layers: list[int] | None = None,
+) -> WarmStart | None:
+    """Write to `out` the recipe's base model with a trained projector.
+
+    The base is the directory that the recipe names, or is assembled from its parts next to `out`. The projector is the
+    recipe's, or `align` trains one on `manifests`. `base`, `projector` and `source_layer` replace what the recipe names.
+    Returns what the warm start did; None when `align` trained the projector.
+    """
     from vhm.model.warm_start import warm_start as run
     from vhm.train import train
 
-    root, out = Path(data), Path(model)
-    base = root / settings.base.model
-    if settings.base.parts is not None:
-        from vhm.model.assemble import assemble_base
-
-        parts = settings.base.parts
-        base = out.with_name("base")
-        assemble_base(
-            root / parts.vision_tower,
-            root / parts.language_model,
-            base,
-            parts.vision_feature_layer,
-            parts.template,
-            settings.seed,
+    start = base or _base_model(settings, root, out)
+    if projector is None and settings.base.projector is not None:
+        projector = root / settings.base.projector
+    if projector is not None:
+        layer = settings.base.source_layer if source_layer is None else source_layer
+        return run(start, out, projector, layer, feature_layers)
+    if not manifests:
+        raise InputError(
+            f"recipe {settings.name} names no base.projector, so `align` trains one: give its manifest with --data"
         )
-    if settings.base.projector is not None:
-        report = run(base, out, root / settings.base.projector, settings.base.source_layer).to_json()
-        return _keep(metrics, {"projector": report["projector"], **report["exactness"]})
-    manifest = find_manifest("pretrain", manifests)
-    train("align", settings, base, manifest, join(root, settings.data.images), out)
-    return _keep(metrics, {"projector": "align", **_training_metrics(out)})
+    train("align", settings, start, manifests, image_root(settings, root), out)
+    return None
 
 
+def _base_model(settings: Recipe, root: Path, out: Path) -> Path:
+    parts = settings.base.parts
+    if parts is None:
+        return root / settings.base.model
+    from vhm.model.assemble import assemble_base
+
+    base = out.with_name(f"{out.name}-base")
+    tower, language_model = root / parts.vision_tower, root / parts.language_model
+    assemble_base(tower, language_model, base, parts.vision_feature_layer, parts.template, settings.seed)
+    return base
+
+
+@_reports_errors
 def train_stage(
     stage: str, recipe: str, data: str, manifests: Sequence[str], model: str, trained: str, curve: str, metrics: str
-) -> dict[str, Any]:
+) -> Metrics:
     """Train `stage` from `model` on the manifest of its kind."""
-    settings = _begin(recipe)
+    settings = start_stage(recipe)
     from vhm.artifacts.model_card import curve_svg
     from vhm.train import train
 
     out = Path(trained)
-    train(stage, settings, Path(model), find_manifest(stage, manifests), join(data, settings.data.images), out)
+    train(stage, settings, Path(model), find_manifest(stage, manifests), image_root(settings, data), out)
     write_text(Path(curve), f"<!doctype html><title>{stage}</title>{curve_svg(out / 'train_log.jsonl')}")
-    return _keep(metrics, _training_metrics(out))
+    return _write_metrics(metrics, _training_metrics(out))
 
 
-def predict(recipe: str, data: str, model: str, shard: int, predictions: str) -> dict[str, Any]:
-    """Answer one shard of the evaluation questions."""
-    settings = _begin(recipe)
+def find_manifest(kind: str, manifests: Sequence[str]) -> Path:
+    """The manifest of `kind` among several validated directories. InputError when there is none."""
+    for folder in manifests:
+        if read_json_object(Path(folder) / "validation.json")["kind"] == kind:
+            return Path(folder) / "manifest.parquet"
+    raise InputError(f"none of the {len(manifests)} manifests was validated for {kind!r}")
+
+
+@_reports_errors
+def predict(recipe: str, data: str, model: str, split: int, predictions: str) -> Metrics:
+    """Answer one split of the evaluation questions."""
+    settings = start_stage(recipe)
     from vhm.evaluate.predict import predict as run
     from vhm.evaluate.tasks import tasks_in
 
     _share_cores(settings.evaluation.splits)
-    directory = Path(data) / settings.data.evaluation
+    directory = evaluation_root(settings, data)
     tasks = tasks_in(directory, settings.evaluation.tasks)
-    part = (int(shard), settings.evaluation.splits)
-    run(Path(model), directory, Path(predictions), tasks, settings.evaluation, part)
-    return {"shard": int(shard), "tasks": len(tasks)}
+    run(
+        Path(model),
+        directory,
+        Path(predictions),
+        tasks,
+        settings.evaluation,
+        (int(split), settings.evaluation.splits),
+    )
+    return {"split": int(split), "tasks": len(tasks)}
 
 
+@_reports_errors
 def score(
-    recipe: str, data: str, model: str, shards: Sequence[str], evaluation: str, report: str, metrics: str
-) -> dict[str, Any]:
-    """Merge the shards' predictions, score them, write scores.json and the report."""
-    settings = _begin(recipe)
+    recipe: str, data: str, model: str, splits: Sequence[str], evaluation: str, report: str, metrics: str
+) -> Metrics:
+    """Merge the splits' predictions, score them, and write scores.json and the report."""
+    settings = start_stage(recipe)
     from vhm.evaluate.predict import merge_predictions
     from vhm.evaluate.run import score_run
 
     out = Path(evaluation)
-    merge_predictions([Path(shard) for shard in shards], out)
-    result = score_run(Path(model), Path(data) / settings.data.evaluation, out, settings)
+    merge_predictions([Path(split) for split in splits], out)
+    result = score_run(Path(model), evaluation_root(settings, data), out, settings)
     shutil.copyfile(out / "report.html", report)
     primary = {task.name: scored.primary.value for task, scored in result.tasks.items() if scored.primary is not None}
     log.info("mean of primary metrics %.3f over %d tasks", result.summary.mean, result.summary.tasks)
-    return _keep(metrics, {"mean": result.summary.mean, **primary})
+    return _write_metrics(metrics, {"mean": result.summary.mean, **primary})
 
 
+@_reports_errors
 def gate(recipe: str, evaluation: str, verdict: str) -> bool:
     """Whether the model may be promoted; every check is written to `verdict`."""
-    settings = _begin(recipe)
-    from vhm.evaluate.gate import gate as run
-
-    checks = run(read_json(Path(evaluation) / "scores.json"), settings.gate)
+    settings = start_stage(recipe)
+    checks = gate_checks(read_json_object(Path(evaluation) / "scores.json"), settings.gate)
     for check in checks:
         log.info("%s %s", "pass" if check.passed else "FAIL", check)
-    passed = all(check.passed for check in checks)
-    listed = [vars(check) | {"passed": check.passed} for check in checks]
-    write_json(Path(verdict), {"passed": passed, "checks": listed})
-    return passed
+    if not checks:
+        log.warning("the gate of recipe %s checks nothing: every model passes", settings.name)
+    result = verdict_of(checks)
+    write_json(Path(verdict), result)
+    return bool(result["passed"])
 
 
-def deploy(recipe: str, data: str, model: str, deployment: str, report: str) -> dict[str, Any]:
-    """Serve the promoted model on this machine, ask the golden questions, show an answer."""
-    settings = _begin(recipe)
+def gate_checks(candidate: JsonObject, settings: GateRecipe, baseline: JsonObject | None = None) -> list[Check]:
+    """Every check of the gate on `candidate`, the content of a scores.json."""
+    from vhm.evaluate.gate import gate as run
+
+    return run(candidate, settings, baseline)
+
+
+def verdict_of(checks: Sequence[Check]) -> JsonObject:
+    """The verdict as it is written: whether all checks passed, and each of them."""
+    listed = [asdict(check) | {"passed": check.passed} for check in checks]
+    return {"passed": all(check.passed for check in checks), "checks": listed}
+
+
+@_reports_errors
+def deploy(recipe: str, data: str, model: str, deployment: str, report: str) -> Metrics:
+    """Serve the promoted model on this machine, ask it the golden questions, and draw an answer."""
+    settings = start_stage(recipe)
     from vhm.serve.golden import ask_golden_questions
 
-    root, out = Path(data), Path(deployment)
+    out, golden = Path(deployment), Path(data) / settings.data.golden
     write_text(out / "recipe.yaml", settings.text())
-    answers = ask_golden_questions(
-        Path(model), root / settings.data.evaluation, root / settings.data.golden, out / "recipe.yaml", out
-    )
+    answers = ask_golden_questions(Path(model), evaluation_root(settings, data), golden, out / "recipe.yaml", out)
     write_json(out / "model.json", {"sha256": sha256_tree(Path(model))})
     write_text(Path(report), _deployment_html(out))
     return {"golden": len(answers)}
 
 
-def find_manifest(kind: str, manifests: Sequence[str]) -> Path:
-    """Of several validated directories, the manifest that was made for `kind`. InputError when there is none."""
-    for folder in manifests:
-        if read_json(Path(folder) / "validation.json")["kind"] == kind:
-            return Path(folder) / "manifest.parquet"
-    raise InputError(f"none of the {len(manifests)} manifests was validated for {kind!r}")
-
-
-def _begin(recipe: str) -> Recipe:
-    """Set up logging for a stage that runs in a process of its own, and read the recipe."""
+def start_stage(recipe: str) -> Recipe:
+    """Set up logging and libraries in a component's process, and read the recipe."""
     if not logging.getLogger().handlers or os.environ.get("VHM_COMPONENT"):
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter(f"{LOG_PREFIX}%(message)s"))
-        own = logging.getLogger("vhm")
-        own.handlers, own.propagate = [handler], False
-        own.setLevel(logging.INFO)
+        package = logging.getLogger("vhm")
+        package.handlers, package.propagate = [handler], False
+        package.setLevel(logging.INFO)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not Path("/dev/nvidiactl").exists():
@@ -216,10 +327,10 @@ def _begin(recipe: str) -> Recipe:
     return parse_recipe(yaml.safe_load(recipe))
 
 
-def _keep(path: str, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Write the metrics to their artifact's file: KFP's cache takes an artifact without a file for lost."""
-    write_json(Path(path), metrics)
-    return metrics
+def _write_metrics(path: str, metrics: Mapping[str, str | int | float | None]) -> Metrics:
+    """Write the metrics to their artifact's file: KFP's cache treats an artifact without a file as missing."""
+    write_json(Path(path), dict(metrics))
+    return dict(metrics)
 
 
 def _share_cores(processes: int) -> None:
@@ -228,8 +339,8 @@ def _share_cores(processes: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
-def _training_metrics(out: Path) -> dict[str, Any]:
-    training = read_json(out / "training.json")
+def _training_metrics(out: Path) -> Metrics:
+    training = read_json_object(out / "training.json")
     return {name: training[name] for name in ("samples", "steps", "first_loss", "last_loss")}
 
 
@@ -237,13 +348,14 @@ def _deployment_html(out: Path) -> str:
     import base64
     from html import escape
 
-    picture = base64.b64encode((out / "answer.png").read_bytes()).decode()
+    image = base64.b64encode((out / "answer.png").read_bytes()).decode()
     rows = "".join(
-        f"<tr><td>{escape(a['family'])}<td>{escape(a['question'])}<td><b>{escape(a['answer'])}</b><td>{escape(a['target'])}"
-        for a in read_json(out / "deployment.json")["golden"]
+        f"<tr><td>{escape(row['family'])}<td>{escape(row['question'])}<td><b>{escape(row['answer'])}</b>"
+        f"<td>{escape(row['target'])}"
+        for row in read_json(out / "deployment.json")["golden"]
     )
     return (
-        "<!doctype html><title>deployment</title><h1>What the deployed model answers</h1>"
-        f"<img alt='an answer drawn on its picture' src='data:image/png;base64,{picture}'>"
+        "<!doctype html><title>deployment</title><h1>Answers of the deployed model</h1>"
+        f"<img alt='an answer drawn on its image' src='data:image/png;base64,{image}'>"
         f"<table><tr><th>family<th>question<th>answer<th>target{rows}</table>"
     )
