@@ -139,7 +139,7 @@ def test_dvc_repro_gives_the_same_weights_and_then_does_nothing(
         shutil.copy(ROOT / name, project / name)
     shutil.copytree(ROOT / "vhm", project / "vhm", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(cut, project / "data")
-    (project / "params.yaml").write_text(f"recipe: {cut_recipe}\n")
+    (project / "params.yaml").write_text(f"recipe: {cut_recipe}\ndata: data\n")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
     def dvc(*arguments: str) -> str:
