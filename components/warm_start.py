@@ -5,7 +5,7 @@ from kfp import dsl
 from components import IMAGE
 
 
-@dsl.component(base_image=IMAGE)
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def warm_start(
     recipe: str,
     data: str,
@@ -14,9 +14,22 @@ def warm_start(
     manifests: dsl.Input[list[dsl.Dataset]],
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-):
+) -> None:
+    """Put a trained projector into the base model; train one by `align` when the recipe names none.
+
+    Args:
+        recipe: The resolved recipe as YAML.
+        data: Path of the data root.
+        data_hash: Content hash of the data, for the cache key.
+        code: Hash of code, installed packages and image, for the cache key.
+        manifests: The validated manifests; `align` reads the one for pretraining.
+
+    Returns:
+        model: The model that pretraining starts from, a Hugging Face directory.
+        metrics: How exactly the model computes what the projector's source computed, or the metrics of `align`.
+    """
     from vhm.stages import warm_start
 
-    found = warm_start(recipe, data, [m.path for m in manifests], model.path, metrics.path)
+    result = warm_start(recipe, data, [manifest.path for manifest in manifests], model.path, metrics.path)
     model.metadata.update(framework="transformers", stage="warm-start")
-    metrics.metadata.update(found)
+    metrics.metadata.update(result)

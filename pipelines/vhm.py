@@ -1,5 +1,5 @@
-"""The pipeline: three lists validated side by side, each in shards, a model warm-started, trained twice, evaluated in
-shards, judged, and deployed if it passed. The same definition runs on a laptop and on a cluster."""
+"""The pipeline: three lists are validated in parallel, each in splits; a model is warm-started, trained twice, evaluated
+in splits and scored; it is deployed if the gate promotes it. The same definition runs on a laptop and on a cluster."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ KINDS = ["pretrain", "sft", "eval"]
 
 
 class Outputs(NamedTuple):
-    """What a run gives: the fine-tuned model, its evaluation, and the gate's verdict."""
+    """The results of a run: the fine-tuned model, its evaluation, and the gate's verdict."""
 
     model: dsl.Model
     evaluation: dsl.Artifact
@@ -32,14 +32,24 @@ def vhm(
     data: str,
     data_hash: str,
     code: str,
-    parts: list = [0],
-    shards: list = [0, 1],
+    data_splits: list[int] = [0],
+    evaluation_splits: list[int] = [0, 1],
 ) -> Outputs:
+    """Validate, warm-start, pretrain, fine-tune, evaluate, gate, deploy.
+
+    Args:
+        recipe: The resolved recipe as YAML.
+        data: Path of the data root.
+        data_hash: Content hash of the data, for the cache key.
+        code: Hash of code, installed packages and image, for the cache key.
+        data_splits: Numbers of the splits that each list is checked in.
+        evaluation_splits: Numbers of the splits that the evaluation questions are answered in.
+    """
     common = {"recipe": recipe, "data": data, "data_hash": data_hash, "code": code}
-    with dsl.ParallelFor(KINDS, name="lists") as kind:
-        with dsl.ParallelFor(parts, name="parts") as part:
-            checked = check_data(kind=kind, shard=part, **common)
-        validated = validate_data(kind=kind, parts=dsl.Collected(checked.outputs["part"]), **common)
+    with dsl.ParallelFor(KINDS, name="kinds") as kind:
+        with dsl.ParallelFor(data_splits, name="data-splits") as split:
+            checked = check_data(kind=kind, split=split, **common)
+        validated = validate_data(kind=kind, splits=dsl.Collected(checked.outputs["chunks"]), **common)
     manifests = validated.outputs["manifest"]  # each consumer collects them anew: KFP cannot share a Collected
 
     started = warm_start(manifests=dsl.Collected(manifests), **common)
@@ -49,18 +59,18 @@ def vhm(
     tuned.set_display_name("sft")
     model = tuned.outputs["trained"]
 
-    with dsl.ParallelFor(shards, name="shards") as shard:
-        answered = evaluate(shard=shard, model=model, **common)
-    scored = score(model=model, shards=dsl.Collected(answered.outputs["predictions"]), **common)
-    judged = gate(recipe=recipe, code=code, evaluation=scored.outputs["evaluation"])
-    with dsl.If(judged.outputs["Output"] == True, name="passed"):  # noqa: E712 - KFP builds the condition
+    with dsl.ParallelFor(evaluation_splits, name="evaluation-splits") as split:
+        predicted = evaluate(split=split, model=model, **common)
+    scored = score(model=model, splits=dsl.Collected(predicted.outputs["predictions"]), **common)
+    gated = gate(recipe=recipe, code=code, evaluation=scored.outputs["evaluation"])
+    with dsl.If(gated.outputs["Output"] == True, name="passed"):  # noqa: E712 - KFP builds the condition
         deploy(model=model, **common)
 
     return Outputs(
         model=model,
         evaluation=scored.outputs["evaluation"],
-        verdict=judged.outputs["verdict"],
-        passed=judged.outputs["Output"],
+        verdict=gated.outputs["verdict"],
+        passed=gated.outputs["Output"],
     )
 
 

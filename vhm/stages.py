@@ -4,7 +4,7 @@ Each stage takes the resolved recipe as text and paths, runs, writes its artifac
 that runs a component (VHM_COMPONENT is set) writes lines to stderr that the local runner reads:
 
     vhm| pretrain step 10 of 80 …                          a log line to show
-    vhm! {"error": "CheckFailed", "message": "…"}          why the stage failed
+    vhm! {"error": "CheckFailed", "message": "…", …}       why the stage failed
 
 Functions that take a `Recipe` instead of its text are called by `vhm` commands, too.
 """
@@ -49,10 +49,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StageError:
-    """Why a stage failed: the class of the error, and its message in one line."""
+    """Why a stage failed: the class of the error, its message in one line, and whether it was raised on purpose."""
 
     error: str
     message: str
+    expected: bool
 
     def to_line(self) -> str:
         """The line of output that `from_line` reads."""
@@ -79,8 +80,8 @@ def _reports_errors(stage: Callable[P, T]) -> Callable[P, T]:
         except Exception as error:
             if os.environ.get("VHM_COMPONENT"):
                 expected = isinstance(error, VhmError)
-                message = str(error) if expected else f"{type(error).__name__}: {first_line(error)}"
-                sys.stderr.write(StageError(type(error).__name__, " ".join(message.split())).to_line() + "\n")
+                message = " ".join(str(error).split()) if expected else f"{type(error).__name__}: {first_line(error)}"
+                sys.stderr.write(StageError(type(error).__name__, message, expected).to_line() + "\n")
             raise
 
     return run

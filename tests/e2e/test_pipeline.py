@@ -1,9 +1,10 @@
-"""The whole house on a cut-down sample, every stage real: KFP, DVC, the served model."""
+"""The complete pipeline on a cut-down sample, every stage real: KFP, DVC, the served model."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,9 +51,9 @@ def run(cut_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_writes_no_secret_of_the_environment(run: Path) -> None:
-    looked_at = contents(run)
-    assert len(looked_at) > 100
-    assert hits(looked_at) == []
+    files = contents(run)
+    assert len(files) > 100
+    assert hits(files) == []
 
 
 def test_a_run_leaves_what_the_contract_names(run: Path) -> None:
@@ -71,8 +72,14 @@ def test_it_shows_stages_steps_and_a_table(run: Path) -> None:
     shown, printed = (run / "shown.txt").read_text(), (run / "printed.txt").read_text()
     assert "pretrain step" in shown
     assert " s left" in shown
-    names = "check data, validate data, warm start, pretrain, sft, evaluate, score, gate, deploy".split(", ")
-    assert [name for name in names if f"\n{name}" not in printed] == []
+    kinds = ("pretrain", "sft", "eval")
+    names = [f"{stage} data · {kind}" for kind in kinds for stage in ("check", "validate")]
+    names += ["warm start", "pretrain", "sft", "evaluate · 1/2", "evaluate · 2/2", "score", "gate", "deploy"]
+    table = printed.split("\n\n")[0].splitlines()
+    assert sorted(re.split(r" {2,}", line)[0] for line in table[1:-2]) == sorted(names)
+    parallel = {re.split(r" {2,}", line)[0] for line in table[1:-2] if line.endswith("done ‖")}
+    assert {"evaluate · 1/2", "evaluate · 2/2"} <= parallel
+    assert parallel.isdisjoint(["warm start", "pretrain", "sft", "score", "gate", "deploy"])
     assert str(run / "report.html") in printed
 
 
@@ -80,18 +87,19 @@ def test_a_second_run_takes_every_stage_from_the_cache(run: Path, cut_recipe: Pa
     before = weights_hash(run / "model")
     done = pipeline(cut_recipe, run)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "(14 of 14 stages were finished before)" in done.stdout
-    assert "taken from the cache" in done.stderr
+    assert "(14 of 14 stages cached)" in done.stdout
+    assert "pretrain: cached\n" in done.stderr
     assert weights_hash(run / "model") == before
     assert (run / "deployment" / "answer.png").exists()
 
 
 def test_the_promoted_model_loads_and_answers_over_http(run: Path, cut: Path, cut_recipe: Path) -> None:
-    picture = next((cut / "eval" / "images").rglob("*.jpg")).read_bytes()
+    image = next((cut / "eval" / "images").rglob("*.jpg")).read_bytes()
     with local_server(run / "model", cut_recipe) as url:
-        assert isinstance(ask(url, picture, "Is this a rural or an urban area?"), str)
+        assert isinstance(ask(url, image, "Is this a rural or an urban area?"), str)
     program = (
-        "import sys; sys.modules['vhm'] = None; from transformers import AutoModelForImageTextToText as M, AutoProcessor as P;"
+        "import sys; sys.modules['vhm'] = None;"
+        "from transformers import AutoModelForImageTextToText as M, AutoProcessor as P;"
         "print(type(M.from_pretrained(sys.argv[1])).__name__, type(P.from_pretrained(sys.argv[1])).__name__)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(run / "model")], capture_output=True, text=True, cwd="/")
@@ -108,17 +116,18 @@ def test_too_many_bad_rows_stop_it_with_one_line(cut: Path, cut_recipe: Path, tm
     done = pipeline(cut_recipe, tmp_path / "out", "--set", f"data.root={tmp_path / 'data'}")
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("vhm: error: validate data: ")
+    assert last.startswith("vhm: error: validate data · sft: ")
     assert "5 of" in last
     assert "image_missing" in last
     assert not (tmp_path / "out" / "model").exists()
 
 
-def test_a_gate_that_says_no_deploys_nothing(run: Path, cut_recipe: Path, tmp_path: Path) -> None:
+def test_a_gate_that_refuses_deploys_nothing(run: Path, cut_recipe: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "out", symlinks=True)
     shutil.rmtree(tmp_path / "out" / "model")
-    done = pipeline(cut_recipe, tmp_path / "out", "--set", "gate.thresholds={grounding.precision: 1.0}")
+    done = pipeline(cut_recipe, tmp_path / "out", "--json", "--set", "gate.thresholds={grounding.precision: 1.0}")
     assert done.returncode == 1
+    assert json.loads(done.stdout)["passed"] is False
     assert "gate: not promoted: grounding.precision" in done.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "out" / "model").exists()
 

@@ -12,6 +12,7 @@ import typer
 
 import vhm
 from vhm.commands.options import JsonOption, PresetOption, SetOption, print_result
+from vhm.errors import CheckFailed
 
 pipeline_app = typer.Typer(help="The Kubeflow pipeline: run here, compile, submit.", no_args_is_help=True)
 
@@ -29,7 +30,9 @@ def pipeline_run(
 
     resolved = load_recipe(recipe, set_)
     result = _pipelines("run").run_pipeline(resolved, out or Path("runs") / resolved.name, runner)
-    print_result(result, json_, result["table"])
+    print_result(result.to_dict(), json_, result.table)
+    if result.refusal is not None:
+        raise CheckFailed(result.refusal)
 
 
 @pipeline_app.command("compile")
