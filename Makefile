@@ -46,8 +46,8 @@ format: install
 bench: install
 	$(BIN)/python -m benchmarks
 
-image:
-	docker build -f Containerfile -t vhm-python:0.1.0 .
+image:                       # tagged with the package's version
+	docker build -f Containerfile -t "$$($(PYTHON) -c 'from components import IMAGE; print(IMAGE)')" .
 
 # The checked-in files that follow from others:
 pipeline: install            # pipelines/vhm.yaml from pipelines/vhm.py

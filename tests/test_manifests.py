@@ -1,7 +1,8 @@
-"""Manifests: schema-valid where the schemas are at hand, hardened, and the same as what the tools write."""
+"""Manifests: schema-valid if the schemas are available, hardened, one image, and equal to what the commands print."""
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
+import vhm
+from components import IMAGE, IMAGE_NAME
 from vhm.cluster.inference_service import inference_service
 from vhm.recipe import load_recipe
 
@@ -36,19 +39,18 @@ def test_custom_resources_fit_their_schemas(path: Path, document: dict[str, Any]
     if not document["apiVersion"].startswith(("serving.kserve.io", "trainer.kubeflow.org")):
         return
     if not SCHEMAS.is_dir():
-        pytest.skip("the schemas of KServe and Kubeflow Trainer are not beside this checkout")
+        pytest.skip("the schemas of KServe and Kubeflow Trainer are not next to this checkout")
     jsonschema.validate(document, schema_of(document))
 
 
 def containers(value: Any) -> list[dict[str, Any]]:
     """Every container below `value`."""
-    found = []
-    if isinstance(value, dict):
-        found += [c for c in value.get("containers", []) if isinstance(c, dict)]
-        found += [c for child in value.values() for c in containers(child)]
-    elif isinstance(value, list):
-        found += [c for child in value for c in containers(child)]
-    return found
+    if isinstance(value, list):
+        return [container for child in value for container in containers(child)]
+    if not isinstance(value, dict):
+        return []
+    own = [container for container in value.get("containers", []) if isinstance(container, dict)]
+    return own + [container for child in value.values() for container in containers(child)]
 
 
 def test_every_container_is_confined() -> None:
@@ -66,6 +68,21 @@ def test_nothing_is_allowed_by_default() -> None:
     policies = [d for _, d in DOCUMENTS if d["kind"] == "NetworkPolicy"]
     deny = next(p for p in policies if p["metadata"]["name"] == "default-deny")
     assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+def test_the_tag_of_the_image_has_one_home() -> None:
+    """Manifests name the image without a tag; the kustomization sets the package's version, as components do."""
+    assert {container["image"] for _, document in DOCUMENTS for container in containers(document)} == {IMAGE_NAME}
+    [image] = yaml.safe_load((ROOT / "manifests/base/kustomization.yaml").read_text())["images"]
+    assert (image["name"], image["newTag"]) == (IMAGE_NAME, vhm.__version__)
+    compiled = next(yaml.safe_load_all((ROOT / "pipelines/vhm.yaml").read_text()))
+    executors = compiled["deploymentSpec"]["executors"].values()
+    assert {executor["container"]["image"] for executor in executors} == {IMAGE}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["hatch"]["version"]["path"] == "vhm/__init__.py"
+    for name in ("Makefile", "Containerfile", "components/__init__.py"):
+        assert vhm.__version__ not in (ROOT / name).read_text()
 
 
 def test_the_inference_service_is_what_vhm_deploy_prints() -> None:
