@@ -1,10 +1,10 @@
-# make demo   install, then run the whole pipeline on the embedded sample: runs/tiny/report.html
+# make demo   install, then run the complete pipeline on the embedded sample: runs/tiny/report.html
 # make test   install, then every test
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# Another index for torch, such as https://download.pytorch.org/whl/cpu; pip's own by default.
+# Package index for torch, such as https://download.pytorch.org/whl/cpu; pip's default if empty.
 TORCH_INDEX ?=
 TORCH := torch==2.13.0
 
@@ -12,7 +12,7 @@ TORCH := torch==2.13.0
 
 install: $(VENV)/.installed
 
-# torch by pip, so that its find-links and index settings count; the rest by uv, which is faster.
+# pip installs torch, because uv ignores pip's find-links and index settings; uv installs the rest, because it is faster.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is needed: install Python 3.11, or set PYTHON"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -49,7 +49,7 @@ bench: install
 image:                       # tagged with the package's version
 	docker build -f Containerfile -t "$$($(PYTHON) -c 'from components import IMAGE; print(IMAGE)')" .
 
-# The checked-in files that follow from others:
+# Checked-in files that are generated from others:
 pipeline: install            # pipelines/vhm.yaml from pipelines/vhm.py
 	$(BIN)/vhm pipeline compile --out pipelines/vhm.yaml
 
@@ -63,7 +63,7 @@ projector: install           # the projector that the tiny recipe starts from, t
 	rm -rf build/projector && $(BIN)/vhm sample build/projector/data
 	$(BIN)/python -c "from pathlib import Path; from vhm.sample import remake_projector as make; make(Path('build/projector/data'), Path('build/projector'))"
 
-lock: install                # constraints.txt: what resolves now
+lock: install                # constraints.txt from what resolves now
 	$(BIN)/uv pip compile --quiet --python $(BIN)/python --universal --all-extras --no-emit-package flash-attn --no-annotate --no-header -c constraints.txt pyproject.toml -o constraints.txt
 
 clean:

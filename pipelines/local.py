@@ -6,13 +6,16 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from components import IMAGE
 from pipelines.events import watch
 from pipelines.report import RunReport
 from pipelines.vhm import vhm
 from vhm.errors import CheckFailed, InputError, first_line
+
+if TYPE_CHECKING:
+    from kfp.local import DockerRunner, SubprocessRunner
 
 RUNNERS = ("subprocess", "docker")
 
@@ -36,7 +39,7 @@ def run_locally(
     report = RunReport(splits)
     with log.open("w") as file, _environment(VHM_COMPONENT="1"), watch(report, file):
         local.init(
-            _runner(runner, root),
+            make_runner(runner, root),
             pipeline_root=str(out / "kfp"),
             workspace_root=str(out / "kfp" / "workspace"),
             raise_on_error=True,
@@ -66,7 +69,8 @@ def image_id(runner: str) -> str:
         raise InputError(f"image {IMAGE} cannot be used ({first_line(error)}): build it with `make image`") from None
 
 
-def _runner(name: str, root: Path) -> object:
+def make_runner(name: str, root: Path) -> SubprocessRunner | DockerRunner:
+    """The runner `name` of kfp.local; a container reads the data root and writes to KFP's pipeline root."""
     from kfp import local
 
     if name == "subprocess":

@@ -1,5 +1,6 @@
-"""The pipeline: three lists are validated in parallel, each in splits; a model is warm-started, trained twice, evaluated
-in splits and scored; it is deployed if the gate promotes it. The same definition runs on a laptop and on a cluster."""
+"""The pipeline: three lists are validated in parallel, each in splits; a model is warm-started, trained twice,
+evaluated in splits and scored; it is deployed if the gate promotes it. The same definition runs on a laptop and on a
+cluster."""
 
 from pathlib import Path
 from typing import NamedTuple

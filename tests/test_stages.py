@@ -11,7 +11,7 @@ import pytest
 
 from vhm.errors import InputError, RecipeError
 from vhm.recipe import load_recipe
-from vhm.stages import StageError, find_manifest, gate
+from vhm.stages import StageError, find_manifest, gate, start_model
 
 
 @pytest.fixture
@@ -61,3 +61,27 @@ def test_a_stage_finds_the_manifest_of_its_kind(tmp_path: Path) -> None:
     assert find_manifest("sft", folders) == tmp_path / "sft" / "manifest.parquet"
     with pytest.raises(InputError, match="none of the 2 manifests was validated for 'align'"):
         find_manifest("align", folders)
+
+
+def test_without_a_projector_align_trains_one_on_the_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr("vhm.train.train", lambda *arguments: calls.append(arguments))
+    recipe = load_recipe("tiny", ["base.projector=null"])
+    assert start_model(recipe, tmp_path, ["manifest"], tmp_path / "out") is None
+    assert calls == [("align", recipe, tmp_path / "base", ["manifest"], tmp_path / "images", tmp_path / "out")]
+    with pytest.raises(InputError, match=r"names no base.projector, so `align` trains one: give its manifest"):
+        start_model(recipe, tmp_path, [], tmp_path / "out")
+
+
+def test_arguments_override_the_base_and_the_projector_of_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr("vhm.model.warm_start.warm_start", lambda *arguments: calls.append(arguments))
+    recipe = load_recipe("tiny", ["base.source_layer=4"])
+    start_model(recipe, tmp_path, [], tmp_path / "out")
+    start_model(recipe, tmp_path, [], tmp_path / "out", Path("b"), Path("p"), 2, [1, 2])
+    assert calls == [
+        (tmp_path / "base", tmp_path / "out", tmp_path / "mm_projector.bin", 4, None),
+        (Path("b"), tmp_path / "out", Path("p"), 2, [1, 2]),
+    ]

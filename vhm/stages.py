@@ -178,7 +178,7 @@ def start_model(
     """Write to `out` the recipe's base model with a trained projector.
 
     The base is the directory that the recipe names, or is assembled from its parts next to `out`. The projector is the
-    recipe's, or `align` trains one on `manifests`. `base`, `projector` and `source_layer` replace what the recipe names.
+    recipe's, or `align` trains one on `manifests`. `base`, `projector` and `source_layer` override the recipe.
     Returns what the warm start did; None when `align` trained the projector.
     """
     from vhm.model.warm_start import warm_start as run

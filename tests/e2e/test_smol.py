@@ -53,7 +53,7 @@ def smol(gguf: Path, base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "base"
 
 
-def test_the_llm_is_still_itself(smol: Path) -> None:
+def test_the_llm_answers_as_it_did_before_assembly(smol: Path) -> None:
     model, processor = load_model(smol)
     tokenizer = processor.tokenizer
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
@@ -65,8 +65,8 @@ def test_the_llm_is_still_itself(smol: Path) -> None:
     )
     with torch.inference_mode():
         output = model.generate(**inputs, max_new_tokens=12)
-    said = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert said == "The capital of France is Paris."
+    answer = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert answer == "The capital of France is Paris."
 
 
 def test_the_prompt_is_the_llms_own_and_the_processors(smol: Path) -> None:
@@ -79,10 +79,10 @@ def test_the_prompt_is_the_llms_own_and_the_processors(smol: Path) -> None:
     content = [{"type": "image", "image": Image.new("RGB", (9, 9))}, {"type": "text", "text": "What is it?"}]
     messages = [{"role": "user", "content": content}]
     messages += [{"role": ("user", "assistant")[n % 2], "content": turns[n]} for n in range(1, 4)]
-    whole = processor.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"][0]
-    assert list(whole) == encoded["input_ids"].tolist()
-    said = processor.tokenizer.decode(encoded["labels"][encoded["labels"] >= 0])
-    assert said == "A river.<|im_end|> Yes.\n<|im_end|>"
+    templated = processor.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"][0]
+    assert list(templated) == encoded["input_ids"].tolist()
+    targets = processor.tokenizer.decode(encoded["labels"][encoded["labels"] >= 0])
+    assert targets == "A river.<|im_end|> Yes.\n<|im_end|>"
 
 
 def test_the_recipe_trains_evaluates_and_answers(smol: Path, cut: Path, tmp_path: Path) -> None:

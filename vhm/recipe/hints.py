@@ -46,8 +46,8 @@ def _hint(name: str, known: Sequence[str]) -> str:
 def _walk(model: type[BaseModel], location: Sequence[Key]) -> tuple[list[str], list[object]]:
     """Follow `location` through the annotations of `model`.
 
-    Returns the path and the types that a value at that path may have. The members of a union stand in pydantic's
-    locations without being keys of the recipe ("list[str]"): they are left out of the path.
+    Returns the path and the types that a value at that path may have. Pydantic's locations also name
+    the members of a union ("list[str]"), which are not keys of the recipe: the path omits them.
     """
     path: list[str] = []
     types: list[object] = [model]

@@ -1,4 +1,4 @@
-"""The recipe as a whole: all sections, the checks across them, its text and its hashes."""
+"""The complete recipe: all sections, the checks across them, its text and its hashes."""
 
 from __future__ import annotations
 
