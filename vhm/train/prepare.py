@@ -97,7 +97,10 @@ class PreparedRun:
 
 
 def prepare(training: TrainingRun, rank: Rank) -> PreparedRun:
-    """Prepare everything that the first step needs. Raises TrainError, CheckpointError, InputError. All ranks call it."""
+    """Prepare everything that the first step needs; all ranks call it.
+
+    Raises TrainError, CheckpointError, InputError.
+    """
     settings = training.settings
     _set_deterministic(training.recipe.seed, rank)
     _join_process_group()
