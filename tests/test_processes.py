@@ -21,12 +21,11 @@ def test_workers_do_not_outlive_a_killed_process() -> None:
         "    print(*executor._processes, flush=True)\n"
         "    time.sleep(300)\n"
     )
-    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert run.stdout is not None
-    pids = [int(pid) for pid in run.stdout.readline().split()]
-    assert len(pids) == 2
-    run.send_signal(signal.SIGKILL)
-    run.wait()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        pids = [int(pid) for pid in run.stdout.readline().split()]
+        assert len(pids) == 2
+        run.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 30
     while any(_is_running(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
