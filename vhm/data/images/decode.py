@@ -198,8 +198,8 @@ def _raster(content: bytes, where: str, limits: Limits, bands: Bands | None) -> 
     import rasterio
 
     try:
-        with warnings.catch_warnings(), rasterio.MemoryFile(content) as file, file.open() as raster:
-            warnings.simplefilter("ignore")
+        # A file without georeference is an image like any other: rasterio warns of it when it opens one.
+        with warnings.catch_warnings(action="ignore"), rasterio.MemoryFile(content) as file, file.open() as raster:
             _check_size((raster.width, raster.height), where, limits)
             chosen = bands or ((1, 2, 3) if raster.count >= 3 else (1, 1, 1))
             if max(chosen) > raster.count:
