@@ -55,6 +55,7 @@ class SeaweedFS:
         identity = {"name": "test", "credentials": keys, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
         (self._folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
         (self._folder / "data").mkdir()
+        self._log = (self._folder / "log").open("w")
         # By default each service also uses its port plus 10,000 for gRPC, which may be taken.
         names = ["master", "volume", "filer"]
         ports = [f"-{name}.port={free_port()}" for name in names]
@@ -64,7 +65,7 @@ class SeaweedFS:
             [weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self._folder / 'data'}", "-filer", "-s3",
              f"-s3.port={self.port}", f"-s3.config={self._folder / 's3.json'}", "-volume.max=1000",
              "-master.volumeSizeLimitMB=1024", *ports, *grpc],
-            stdout=(self._folder / "log").open("w"), stderr=subprocess.STDOUT, cwd=self._folder,
+            stdout=self._log, stderr=subprocess.STDOUT, cwd=self._folder,
         )  # fmt: skip
         self._wait()
         return self
@@ -89,6 +90,8 @@ class SeaweedFS:
             self._process.wait(2)  # longer, and it would wait for its open connections
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
+        self._log.close()
 
 
 def s3_environment(url: str, cache: Path) -> dict[str, str]:
