@@ -67,9 +67,9 @@ def _raster_iou(predictions: Sequence[geometry.Polygon], targets: Sequence[geome
     masks = []
     for rings in (predictions, targets):
         flat = [[value * width / 1000 for point in ring for value in point] for ring in rings]
-        masks.append(mask.decode(mask.merge(mask.frPyObjects(flat, width, width))).astype(bool))
-    union = (masks[0] | masks[1]).sum()
-    return float((masks[0] & masks[1]).sum() / union) if union else 0.0
+        masks.append(mask.merge(mask.frPyObjects(flat, width, width)))
+    union = int(mask.area(mask.merge(masks)))
+    return int(mask.area(mask.merge(masks, intersect=True))) / union if union else 0.0
 
 
 TYPES = (
