@@ -13,6 +13,7 @@ from vhm.evaluate import evaluate
 from vhm.evaluate.predict import merge_predictions, predict
 from vhm.evaluate.run import score_run
 from vhm.evaluate.tasks import tasks_in
+from vhm.io import read_jsonl
 from vhm.recipe import load_recipe
 
 NAMES = ["presence", "grounding", "cls_aid"]
@@ -43,7 +44,7 @@ def test_scores_have_the_form_of_the_contract(run: Path) -> None:
     assert {"accuracy", "accuracy_low", "accuracy_high", "majority", "blind", "margin_blind_low"} <= set(presence)
     assert presence["primary_metric"] == "accuracy"
     assert "figure" not in presence
-    rows = [json.loads(line) for line in (run / "predictions" / "presence.jsonl").open()]
+    rows = read_jsonl(run / "predictions" / "presence.jsonl")
     assert all(list(row) == ["index", "filename", "size", "query", "answer", "pred"] for row in rows)
     assert (run / "lineage.json").is_file()
 
@@ -104,10 +105,9 @@ def test_a_bad_image_fails_its_own_questions_only(cut: Path, recipe, tmp_path: P
     shutil.copytree(cut / "eval", tmp_path / "eval")
     first = json.loads((tmp_path / "eval" / "presence_mo_dota.json").read_text())[0]
     (tmp_path / "eval" / first["image_path"] / first["image"]).write_bytes(b"not an image")
-    names = {json.loads(line)["image"] for line in [json.dumps(first)]}
     result = evaluate(cut / "base", tmp_path / "eval", tmp_path / "out", recipe, ["presence"])
-    rows = [json.loads(line) for line in (tmp_path / "out" / "predictions" / "presence.jsonl").open()]
-    assert {row["filename"] for row in rows if row["pred"] is None} == names
+    rows = read_jsonl(tmp_path / "out" / "predictions" / "presence.jsonl")
+    assert {row["filename"] for row in rows if row["pred"] is None} == {first["image"]}
     [presence] = result.tasks.values()
     assert presence.failed == sum(row["pred"] is None for row in rows) >= 1
 
@@ -115,7 +115,7 @@ def test_a_bad_image_fails_its_own_questions_only(cut: Path, recipe, tmp_path: P
 def test_the_report_escapes_predictions(run: Path, cut: Path, recipe, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "out")
     path = tmp_path / "out" / "predictions" / "presence.jsonl"
-    rows = [json.loads(line) | {"pred": "<script>alert(1)</script>"} for line in path.open()]
+    rows = [row | {"pred": "<script>alert(1)</script>"} for row in read_jsonl(path)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     score_run(cut / "base", cut / "eval", tmp_path / "out", recipe, tasks_in(cut / "eval", NAMES))
     page = (tmp_path / "out" / "report.html").read_text()
