@@ -144,7 +144,8 @@ def test_an_answers_text_and_why_it_ended(
     monkeypatch.setattr(generator, "processor", SimpleNamespace(tokenizer=LetterTokenizer()), raising=False)
     ids = [ord(letter) for letter in answer]
     length = len(ids) if reason == "length" else 20
-    assert generator._generation(ids, 3, Sampling(length, stop=stop)) == Generation(text, 3, len(ids), reason)  # type: ignore[arg-type]
+    expected = Generation(text, 3, len(ids), reason)  # type: ignore[arg-type]
+    assert generator._generation(ids, 3, Sampling(length, stop=stop)) == expected
 
 
 @pytest.mark.parametrize(
