@@ -22,7 +22,8 @@ def test_answers_to_golden_questions_are_written(cut: Path, cut_recipe: Path, tm
         (entry["family"], entry["question"], entry["conversations"][1]["value"]) for entry in entries
     ]
     assert [row["answer"] for row in written["golden"]] == [answer.answer for answer in answers]
-    assert Image.open(tmp_path / "answer.png").width == 480
+    with Image.open(tmp_path / "answer.png") as image:
+        assert image.width == 480
 
 
 def test_a_golden_question_without_an_image_is_an_error(cut: Path, cut_recipe: Path, tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_another_machine_resumes_from_s3(
     first.send_signal(signal.SIGTERM)
     rest = first.stderr.read()
     assert first.wait() == 2, rest
+    first.stderr.close()
     shutil.rmtree(tmp_path / "first")
     shutil.rmtree(tmp_path / "cache")
     second = subprocess.run(run(tmp_path / "second" / "sft"), capture_output=True, text=True)
@@ -126,6 +127,7 @@ def test_sigterm_saves_and_ends_with_one_line(cut: Path, cut_recipe: Path, manif
     run.send_signal(signal.SIGTERM)
     rest = run.stderr.read()
     assert run.wait() == 2
+    run.stderr.close()
     assert "stopped by SIGTERM" in rest
     assert "run it again to resume" in rest
     assert list((out / "checkpoints").glob("step-*"))

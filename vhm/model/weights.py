@@ -211,7 +211,7 @@ class ShardWriter:
     """Write tensors whose specifications are known in advance into `folder` as safetensors shards.
 
     `write` takes the tensors in the planned order; `close` writes the index. Afterwards `hashes` holds the sha256
-    of each file by name.
+    of each file by name. As a context manager it closes at the end, after an error without an index.
     """
 
     def __init__(self, folder: Path, planned: list[TensorSpec]) -> None:
@@ -239,13 +239,21 @@ class ShardWriter:
             _put(content, file)
         return checked.result()
 
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._release()
+
     def close(self) -> None:
         """Flush all files to disk and write the index if there are several shards."""
         self._finish_shard()
-        self._threads.shutdown()
         for file in self._files:
             os.fsync(file.fileno())
-            file.close()
+        self._release()
         if next(self._expected, None) is not None:
             raise ValueError("not every planned tensor was written")
         if len(self._shards) > 1:
@@ -271,6 +279,11 @@ class ShardWriter:
         self._digest = hashlib.sha256(header)
         _put(memoryview(header), file)
         return file
+
+    def _release(self) -> None:
+        self._threads.shutdown()
+        for file in self._files:
+            file.close()
 
     def _finish_shard(self) -> None:
         if self._files:

@@ -14,6 +14,7 @@ import orjson
 
 from vhm.artifacts.lineage import LINEAGE, verify
 from vhm.artifacts.model_card import finish_model
+from vhm.data.images.transform import ImageTransform
 from vhm.errors import CheckpointError, InputError, first_line
 from vhm.io import read_json_object, sha256_file, whole_directory, write_json
 from vhm.model.build import build_processor, generation_config
@@ -106,7 +107,7 @@ def _to_reference(source: Path, out: Path, allow_nan: bool) -> list[TensorMappin
     if (kept / "config.json").is_file():
         reference = read_json_object(kept / "config.json")
     else:
-        reference = reference_config(config, processor.image_processor.do_pad)
+        reference = reference_config(config, pad=ImageTransform.from_processor(processor).aspect == "pad")
     rows, layers = reference["vocab_size"], projector_layers(reference)
     main, vision = plan_to_reference(source, _reference_names(source), rows, layers)
     with whole_directory(out, REPORT) as folder:

@@ -23,10 +23,9 @@ def write_tensors(outputs: Iterable[tuple[Path, Plan]], allow_nan: bool) -> tupl
     mappings: list[TensorMapping] = []
     hashes: dict[Path, str] = {}
     for folder, plan in outputs:
-        writer = ShardWriter(folder, [planned.target for planned in plan.tensors])
-        for planned, tensor in track(_converted(plan.tensors), "converting", len(plan.tensors)):
-            mappings.append(_write(writer, planned, tensor, allow_nan))
-        writer.close()
+        with ShardWriter(folder, [planned.target for planned in plan.tensors]) as writer:
+            for planned, tensor in track(_converted(plan.tensors), "converting", len(plan.tensors)):
+                mappings.append(_write(writer, planned, tensor, allow_nan))
         hashes |= {folder / name: digest for name, digest in writer.hashes.items()}
     return mappings, hashes
 
