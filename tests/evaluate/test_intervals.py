@@ -30,5 +30,10 @@ def test_the_interval_of_a_mean_is_clipped_and_unknown_below_two_values() -> Non
     assert mean_interval([0.5] * 20) == (0.5, 0.5)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_the_interval_of_equal_values_at_a_bound_has_a_width(value: float) -> None:
+    assert mean_interval([value] * 5) == wilson(value, 5)
+
+
 def test_a_proportion_has_wilsons_interval() -> None:
     assert interval([1.0, 0.0, 1.0, 1.0], "proportion") == wilson(0.75, 4)

@@ -35,13 +35,19 @@ def wilson(proportion: float, n: int, z: float = 1.959964) -> tuple[float, float
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean of values in [0, 1] by Student's t, clipped to [0, 1]; (0, 1) below two values."""
+    """The 95 % interval of the mean of values in [0, 1] by Student's t, clipped to [0, 1]; (0, 1) below two values.
+
+    Where all values are 0 or all are 1, they are a proportion, and Wilson's interval is used: Student's would have no
+    width, as if nothing else could happen.
+    """
     from scipy.special import stdtrit  # scipy is slow to import
 
     n = len(values)
     if n < 2:
         return 0.0, 1.0
     mean = float(np.mean(values))
+    if mean in (0.0, 1.0):
+        return wilson(mean, n)
     half = float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(n))
     return max(0.0, mean - half), min(1.0, mean + half)
 
