@@ -6,13 +6,14 @@ import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.support.lists import validate
 from vhm.data.encode import encode
 from vhm.evaluate import evaluate
-from vhm.inference.generator import Generator, Question
+from vhm.inference.generator import Generator, Question, Sampling
 from vhm.io import cache_directory, read_json, read_jsonl
 from vhm.model import load_model
 from vhm.model.assemble import assemble_base
@@ -108,11 +109,9 @@ def test_the_recipe_trains_evaluates_and_answers(smol: Path, cut: Path, tmp_path
         row["pred"] is not None for row in read_jsonl(tmp_path / "evaluation" / "predictions" / "presence.jsonl")
     )
 
-    from PIL import Image
-
     generator = Generator(model)
-    [answer] = generator.answer([Question(Image.new("RGB", (50, 40)), "What is this?")], 8)
-    assert "<|im" not in answer
+    [answer] = generator.generate([Question(np.zeros((40, 50, 3), np.uint8), "What is this?")], Sampling(8))
+    assert "<|im" not in answer.text
     lineage = read_json(model / "lineage.json")
     assert {"SmolLM2", "OpenAI CLIP"} <= {entry["of"] for entry in lineage["licences"]}
     assert "research-only" not in (model / "README.md").read_text()

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tests.support.predictions import prediction_row
 from vhm.errors import InputError
 from vhm.evaluate.answer_types import ANSWER_TYPES, find_answer_type
-from vhm.evaluate.answer_types.base import AnswerType, Mode
+from vhm.evaluate.answer_types.base import AnswerType, Metric, Mode, Outcome
 from vhm.evaluate.metrics import assess, score, score_file
 from vhm.evaluate.predictions import parse_predictions
+from vhm.evaluate.results import TaskResult, metrics_json
 
 types = st.sampled_from(list(ANSWER_TYPES.values()))
 modes = st.sampled_from(["strict", "rsevalkit"])
@@ -104,5 +105,19 @@ def test_an_empty_predictions_file_is_an_error(tmp_path: Path) -> None:
         score_file("presence", tmp_path / "empty.jsonl")
 
 
-def test_a_value_that_is_not_finite_is_written_as_zero() -> None:
-    assert score("mae", [prediction_row("3", "1e999")])["mae"] == 0
+def test_a_metric_that_is_not_finite_is_left_out() -> None:
+    error = Metric("mae", float("inf"), "mean")
+    result = TaskResult(
+        find_answer_type("mae"), Metric("within_10_percent", 0.0, "proportion"), (error,), (Outcome(0.0),)
+    )
+    assert metrics_json(result) == {"n": 1, "failed": 0, "within_10_percent": 0.0}
+
+
+@pytest.mark.parametrize("prediction", ["9" * 320, "1e999", "[1e400, 1, 2, 3]"])
+@pytest.mark.parametrize("task_type", ["counting", "mae"])
+def test_absurd_numbers_are_unreadable_and_never_a_metric_of_zero(task_type: str, prediction: str) -> None:
+    row = {"query": "How many?", "answer": "3", "pred": prediction, "size": [10, 10]}
+    metrics = score(task_type, [row])
+    assert metrics["n"] == 1
+    assert max(metrics.get("accuracy", 0), metrics.get("within_10_percent", 0)) == 0
+    assert metrics.get("mae", 1) != 0

@@ -105,7 +105,7 @@ def _request(
 
 def _parse_split(text: str) -> tuple[int, int]:
     index, slash, count = text.partition("/")
-    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise InputError(f"--shard {text!r}: write it as I/N with 0 ≤ I < N")
     return int(index), int(count)
 

@@ -40,7 +40,7 @@ def evaluate(
     from vhm.stages import evaluation_root
 
     settings = choose_recipe(recipe, set_, model)
-    names = tasks.split(",") if tasks and tasks != "all" else tasks
+    names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks and tasks != "all" else tasks
     evaluation = run(model, data or evaluation_root(settings, settings.data.root), out, settings, names, resume)
     lines = [
         f"{task.name:36} n {result.n:5}  {result.primary.name:18} {100 * result.primary.value:5.1f} %"

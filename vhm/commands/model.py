@@ -93,6 +93,8 @@ def warm_start(
 
         if base is None:
             raise InputError("Missing option '--base': give the model to start from, or a recipe with --recipe")
+        if data or set_:
+            raise InputError("--data and --set belong to a recipe: give it with --recipe, or leave them out")
         start = run(base, out, projector, source_layer, layers)
     if start is None:
         print_result({"projector": "align", "out": str(out)}, json_, f"{out}: projector trained by align")

@@ -37,6 +37,7 @@ def ask(
     json_: JsonOption = False,
 ) -> None:
     """Answer one question about an image in the terminal."""
+    from vhm.data.records import IMAGE_MARKER
     from vhm.inference.generator import Generator, Question, Sampling
     from vhm.recipe import choose_recipe
 
@@ -45,7 +46,7 @@ def ask(
     limit = max_new_tokens or choose_recipe(recipe, set_, model).serving.max_new_tokens
     generator = Generator(model)
     pixels = generator.transform.decode(image, orient=True)
-    answer = generator.generate([Question(pixels, question)], Sampling(limit))[0].text
+    answer = generator.generate([Question(pixels, question.replace(IMAGE_MARKER, "").strip())], Sampling(limit))[0].text
     print_result({"answer": answer}, json_, answer)
 
 

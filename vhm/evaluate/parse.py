@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+_LARGEST = 1e15  # generation can repeat a digit until its limit
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 _LETTER_FIRST = re.compile(r"^\s*[(\[]?([A-Ea-e])(?:[)\].:,]|\s*$)")
@@ -55,8 +56,9 @@ def letter(text: str, query: str = "") -> str | None:
 
 
 def numbers(text: str) -> list[float]:
-    """All numbers written in digits; thousands may be separated by commas."""
-    return [float(number.replace(",", "")) for number in _NUMBER.findall(text)]
+    """All numbers written in digits; thousands may be separated by commas. Those above 10¹⁵ are no answer."""
+    values = [float(number.replace(",", "")) for number in _NUMBER.findall(text)]
+    return [value for value in values if abs(value) <= _LARGEST]
 
 
 def count(text: str) -> int | None:

@@ -112,11 +112,13 @@ def scores_json(result: EvaluationResult) -> dict[str, object]:
 def metrics_json(result: TaskResult) -> dict[str, float]:
     """`n`, `failed`, and the metrics by name, the primary one first; intervals as NAME_low and NAME_high.
 
-    JSON has no infinity: a value that is not finite is 0.
+    JSON has no infinity: a metric that is not finite is left out, for 0 would be the best of errors.
     """
     content: dict[str, float] = {"n": result.n, "failed": result.failed}
     for metric in [result.primary, *result.metrics] if result.primary else result.metrics:
-        content[metric.name] = float(metric.value) if math.isfinite(metric.value) else 0.0
+        if not math.isfinite(metric.value):
+            continue
+        content[metric.name] = float(metric.value)
         if metric.low is not None and metric.high is not None:
             content |= {f"{metric.name}_low": metric.low, f"{metric.name}_high": metric.high}
     return content

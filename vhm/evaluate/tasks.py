@@ -166,7 +166,7 @@ def tasks_in(directory: Path, names: list[str] | str = "all") -> list[Task]:
         if not present:
             raise InputError(f"{directory} holds none of the evaluation files (such as {TASKS[0].file})")
         return present
-    requested = [find_task(name) for name in names]
+    requested = list(dict.fromkeys(find_task(name) for name in names))
     for task in requested:
         if not (directory / task.file).is_file():
             raise InputError(f"task {task.name} needs {directory / task.file}, which does not exist")

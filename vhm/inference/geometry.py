@@ -8,6 +8,8 @@ from collections.abc import Sequence
 Box = tuple[float, float, float, float]
 Polygon = list[tuple[float, float]]
 
+_LARGEST = 1e6  # of a coordinate: generation can repeat a digit until its limit, and rasterising cannot
+
 
 def list_numbers(text: str) -> list[float] | None:
     """The numbers between the first `[` and the last `]`; None without brackets."""
@@ -38,7 +40,7 @@ def polygons(text: str) -> list[Polygon]:
             [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", ring)] for ring in re.findall(r"\[([^\[\]]+)\]", text)
         ]
         rings = [_points(values) for values in flat if len(values) >= 6 and len(values) % 2 == 0]
-    return [ring for ring in rings if len(ring) >= 3]
+    return [ring for ring in rings if len(ring) >= 3 and all(max(abs(x), abs(y)) <= _LARGEST for x, y in ring)]
 
 
 def _points(values: Sequence[float]) -> Polygon:
