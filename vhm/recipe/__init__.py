@@ -3,7 +3,7 @@
 A recipe is a YAML file; those in `vhm/recipe/presets/` are presets, called by their name. Any value can be overridden
 with `section.key=value`. An unknown key is an error that names the nearest known key.
 
-base data train evaluate serve storage cluster   one section a module
+base data train evaluate serve storage cluster   one section per module
 recipe                                           the sections together, text and hashes
 load                                             reading, presets, overrides, the recipe of a model
 hints                                            one-line errors

@@ -17,15 +17,15 @@ class Expectations(Section):
 
     min_side: PositiveInt = Field(8, description="pixels of an image's longer side, at least")
     max_side: PositiveInt = Field(30_000, description="pixels of an image's longer side, at most")
-    max_aspect_ratio: float = Field(20, ge=1, description="longer side by shorter side")
-    max_turns: PositiveInt = Field(200, description="turns of a conversation")
+    max_aspect_ratio: float = Field(20, ge=1, description="longer side divided by shorter side, at most")
+    max_turns: PositiveInt = Field(200, description="turns of a conversation, at most")
     min_caption: float = Field(20, ge=0, description="characters of a source's mean caption, at least")
     max_caption: float = Field(4000, gt=0, description="characters of a source's mean caption, at most")
     min_source_records: PositiveInt = Field(1, description="records of each source, at least")
-    max_source_share: Share = Field(1.0, description="share of all records that one source may have")
-    max_duplicates: Share = Field(0.2, description="share of a source's records that repeat another")
+    max_source_share: Share = Field(1.0, description="share of all records from one source, at most")
+    max_duplicates: Share = Field(0.2, description="share of duplicates among a source's records, at most")
     max_refusals: Share = Field(
-        0.5, description="share of a source's answers, in sft: an honest answer may be a refusal"
+        0.5, description="share of refusals among a source's answers in sft, at most; an honest answer may be a refusal"
     )
 
     @model_validator(mode="after")
@@ -49,11 +49,11 @@ class DataRecipe(Section):
         "sft/list_sft.json", description="list of instructions, or several"
     )
     evaluation: Name = Field("eval", description="directory of the evaluation files")
-    golden: Name = Field("golden.json", description="questions that a deployed model is asked")
+    golden: Name = Field("golden.json", description="golden questions for a deployed model")
     max_rejected: Share = Field(0.01, description="share of a list's records that may be rejected")
     splits: PositiveInt = Field(1, description="number of splits that a list is checked in, in parallel")
-    max_pixels: PositiveInt = Field(100_000_000, description="pixels of an image")
-    max_text: PositiveInt = Field(20_000, description="characters of a turn")
+    max_pixels: PositiveInt = Field(100_000_000, description="pixels of an image, at most")
+    max_text: PositiveInt = Field(20_000, description="characters of a turn, at most")
     expect: Expectations = Expectations()
     bands: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
         None, description="bands of a TIFF to show as red, green, blue, from 1; null: its first three"

@@ -16,9 +16,9 @@ class EvaluationRecipe(Section):
         "all", description='task names; "all": every task whose file is in the evaluation directory'
     )
     blind: list[Name] = Field(default_factory=list, description="tasks that are also asked without the image")
-    splits: PositiveInt = Field(1, description="number of splits that are generated in parallel")
-    batch_size: PositiveInt = Field(16, description="questions that are answered together")
-    max_new_tokens: PositiveInt = Field(512, description="tokens of an answer")
+    splits: PositiveInt = Field(1, description="number of splits of the questions, answered in parallel")
+    batch_size: PositiveInt = Field(16, description="questions per batch")
+    max_new_tokens: PositiveInt = Field(512, description="tokens of an answer, at most")
     mode: Literal["strict", "rsevalkit"] = Field("strict", description="scoring profile")
     bootstrap: PositiveInt = Field(2000, description="resamples of a bootstrap interval")
 

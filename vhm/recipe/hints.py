@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in one line: an unknown key gets the nearest known key, at any depth."""
+"""One-line messages for invalid recipes: an unknown key gets the nearest known key, at any depth."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ RECIPE_FILE = "recipe.yaml"
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] | None = None) -> Recipe:
-    """The recipe of a preset's name or a YAML file. RecipeError names the key or value that is wrong."""
+    """The recipe of a preset's name or a YAML file. Raises RecipeError, which names the key or value that is wrong."""
     text, where = _read(source)
     return parse_recipe(_parse_yaml(text, where), where, overrides)
 

@@ -44,7 +44,7 @@ class Recipe(Section):
         return self
 
     def stage(self, name: str) -> StageRecipe:
-        """The stage `name`; RecipeError when the recipe has no such stage."""
+        """The stage `name`. Raises RecipeError when the recipe has no such stage."""
         for key, stage in self.stages.items():
             if key == name:
                 return stage

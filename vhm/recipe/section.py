@@ -14,6 +14,6 @@ PositiveInt: TypeAlias = Annotated[int, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """A section refuses keys that it does not know and numbers that are not finite, and never changes."""
+    """A section is immutable and rejects unknown keys and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
