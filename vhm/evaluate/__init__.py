@@ -2,13 +2,13 @@
 
 tasks         the task table: file, answer type, tag and published name of each task
 answer_types  the table of answer types: scorers, primary metric, baseline, drawing
-parse         words, letters and numbers read out of an answer
+parse         words, letters and numbers in an answer
 predict       questions → predictions/TASK.jsonl
 predictions   the format of those files
 metrics       predictions → metrics, in two scoring profiles
-baselines     what a primary metric is compared with
+baselines     the most common answer; answers without the image
 intervals     95 % intervals of metrics and margins
-results       the typed results, and scores.json made of them
+results       the typed results, and their form in scores.json
 report        results → report.html
 gate          scores.json → promote or stop
 """

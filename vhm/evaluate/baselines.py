@@ -1,4 +1,4 @@
-"""What a primary metric is compared with: always the most common answer, and the same model without the image."""
+"""Baselines of a primary metric: always the most common answer, and the same model without the image."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from vhm.recipe import GateRecipe
 
 @dataclass(frozen=True)
 class Check:
-    """One condition of promotion: `value` must reach `least`. A `value` of None is missing in the scores."""
+    """One condition of promotion: `value` must be at least `least`; it is None if the scores lack it."""
 
     name: str
     value: float | None
@@ -31,7 +31,7 @@ class Check:
 def gate(candidate: object, settings: GateRecipe, baseline: object = None) -> list[Check]:
     """All checks of `candidate` (a scores.json) in order. The model may be promoted when all have passed.
 
-    Raises InputError when the scores lack their form, or a baseline was scored on other data.
+    Raises InputError when a scores.json has the wrong form, or a baseline was scored on other data.
     """
     scores = _Scores.parse(candidate, "candidate")
     checks = [_threshold(scores, name, least) for name, least in settings.thresholds.items()]
@@ -46,7 +46,7 @@ def gate(candidate: object, settings: GateRecipe, baseline: object = None) -> li
 
 @dataclass(frozen=True)
 class _Scores:
-    """What the gate reads of a scores.json: what was scored how, and the fields of each task."""
+    """The content of a scores.json that the gate uses: data, profile, and the fields of each task."""
 
     conditions: Mapping[str, object]
     tasks: Mapping[str, Mapping[str, object]]
@@ -74,7 +74,7 @@ def _threshold(scores: _Scores, name: str, least: float) -> Check:
 
 
 def _regressions(candidate: _Scores, baseline: _Scores, allowed: float) -> list[Check]:
-    """The primary metric of every task of the baseline, which the candidate may miss by `allowed`."""
+    """For each task of the baseline: the primary metric may be lower by `allowed` at most."""
     for name, value in baseline.conditions.items():
         if value and candidate.conditions[name] and candidate.conditions[name] != value:
             raise InputError(f"candidate and baseline differ in {name}: their metrics cannot be compared")

@@ -1,6 +1,6 @@
 """Predictions → metrics, in two scoring profiles.
 
-`strict` reads answers as a person would and counts what cannot be read against the model. `rsevalkit`
+`strict` reads answers as a person would and counts unreadable ones as wrong. `rsevalkit`
 reproduces the published kit, faults included, so that metrics can be compared with published ones. Rows on which
 the kit stops with an error are skipped.
 
@@ -32,7 +32,7 @@ def score(task_type: str, rows: Sequence[Mapping[str, object]], mode: Mode = "st
 
 
 def score_file(task_type: str, path: Path, mode: Mode = "strict") -> dict[str, float]:
-    """As `score`, over the rows of a predictions file; InputError when there are none."""
+    """As `score`, over the rows of a predictions file. Raises InputError when there are none."""
     predictions = read_predictions(path)
     if not predictions:
         raise InputError(f"{path} holds no predictions")

@@ -1,4 +1,4 @@
-"""Words, letters and numbers read out of free text. A reader returns None where it cannot decide."""
+"""Words, letters and numbers in free text. A function returns None if the text is ambiguous or has none."""
 
 from __future__ import annotations
 

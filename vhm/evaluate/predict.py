@@ -60,7 +60,7 @@ class _Job:
 
 
 def questions(task: Task, directory: Path) -> list[TaskQuestion]:
-    """The task's questions. InputError names the record that is unusable."""
+    """The task's questions. Raises InputError, which names the record that is unusable."""
     file = directory / task.file
     records = read_json(file)
     if not isinstance(records, list):
@@ -105,7 +105,7 @@ def predict(
 
 
 def merge_predictions(splits: list[Path], out: Path) -> None:
-    """The splits' predictions as one run would have written them. InputError when they differ in what they ran."""
+    """The splits' predictions as one run would have written them. Raises InputError when their runs differ."""
     predictions: dict[str, list[Prediction]] = {}
     keys = []
     for split in splits:
@@ -136,7 +136,7 @@ def _question(record: dict[str, object], index: int, file: Path, store: ImageSto
 
 
 def _prepare(folder: Path, key: RunKey, resume: bool) -> None:
-    """An empty folder for `key`; with `resume`, the folder of the same key as an interrupted run left it."""
+    """Create an empty folder for `key`; with `resume`, keep the rows of an interrupted run with the same key."""
     if resume and (folder / "run.json").exists():
         if read_run_key(folder) != key:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Predictions files: `predictions/TASK.jsonl` of an evaluation, one JSON object a line, and `predictions/run.json`.
+"""Predictions files: `predictions/TASK.jsonl` of an evaluation, one JSON object per line, and `predictions/run.json`.
 
     {"index": 0, "filename": "P0003.png", "size": [512, 512], "query": "…", "answer": "yes", "pred": "Yes."}
 
@@ -31,11 +31,11 @@ class Prediction:
     error: str | None = None
 
     def row(self) -> Row:
-        """What a scorer reads of an answered question."""
+        """The part of the prediction that a scorer reads."""
         return Row(self.query, self.answer, self.pred or "", self.size)
 
     def to_json(self) -> dict[str, object]:
-        """The JSON object of the line; `error` only where there is one."""
+        """The JSON object of the line; `error` only if there is one."""
         line: dict[str, object] = asdict(self)
         if self.error is None:
             del line["error"]
@@ -53,12 +53,12 @@ class RunKey:
 
 
 def parse_predictions(rows: Sequence[Mapping[str, object]]) -> list[Prediction]:
-    """Typed rows. InputError names the row that lacks a field or has text of another type."""
+    """Typed rows. Raises InputError, which names the row that lacks a field or has text of another type."""
     return [_parse(number, row) for number, row in enumerate(rows, start=1)]
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """The rows of a predictions file. InputError names the row that is unusable."""
+    """The rows of a predictions file. Raises InputError, which names the row that is unusable."""
     return parse_predictions(read_jsonl(path))
 
 
@@ -71,7 +71,7 @@ def write_run_key(folder: Path, key: RunKey) -> None:
 
 
 def read_run_key(folder: Path) -> RunKey:
-    """The key of a predictions folder. InputError when run.json is absent or lacks a field."""
+    """The key of a predictions folder. Raises InputError when run.json is absent or lacks a field."""
     path = folder / "run.json"
     content = read_json_object(path)
     try:

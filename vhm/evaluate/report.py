@@ -1,4 +1,4 @@
-"""An evaluation's result and predictions → report.html: one self-contained file that explains itself, with images."""
+"""An evaluation's result and predictions → report.html: one self-contained page with images and explanations."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _THUMBNAIL = 224
 class Example:
     """One answered question as the report shows it.
 
-    `parsed` is what the scorer read, where it differs from the prediction. Rings are SVG points in percent of the
-    image's sides.
+    `parsed` is the prediction as the scorer parsed it, if that differs from its text. Rings are SVG points
+    in percent of the image's sides.
     """
 
     image: str
@@ -44,7 +44,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Bar:
-    """A task's primary metric in per cent with its interval, and its baselines, None where there is none."""
+    """A task's primary metric in per cent with its interval, and its baselines (None for an absent one)."""
 
     metric: str
     value: float

@@ -1,9 +1,9 @@
-"""Results of an evaluation, and the one place that turns them into JSON.
+"""Typed results of an evaluation, and their JSON form.
 
 EvaluationResult            scores.json
-├── TaskResult, one a task  its metrics, baselines and outcomes
+├── one TaskResult per task its metrics, baselines and outcomes
 │   ├── Metric              a value with its kind and interval
-│   ├── Baseline            what the primary metric is compared with
+│   ├── Baseline            the primary metric of a reference
 │   └── Outcome             a row's value
 └── Summary                 the means over tasks
 """
@@ -31,9 +31,9 @@ class Baseline:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Metrics of one task. `outcomes` has one entry a prediction, in order; None where generation failed.
+    """Metrics of one task. `outcomes` has one entry per prediction, in order; None where generation failed.
 
-    `primary` is None when no row was scored; `metrics` are the further ones.
+    `primary` is None when no row was scored; `metrics` are all others.
     """
 
     type: AnswerType
@@ -44,7 +44,7 @@ class TaskResult:
 
     @property
     def n(self) -> int:
-        """Rows, those whose generation failed included."""
+        """The number of rows, including those whose generation failed."""
         return len(self.outcomes)
 
     @property
@@ -53,7 +53,7 @@ class TaskResult:
 
     @property
     def values(self) -> list[float | None]:
-        """One value a row; None where generation failed or the profile does not score the row."""
+        """One value per row; None where generation failed or the profile does not score the row."""
         return [None if outcome is None else outcome.value for outcome in self.outcomes]
 
     def baseline(self, name: Literal["majority", "blind"]) -> Baseline | None:
@@ -73,7 +73,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """One model on several tasks; `model` is a name for people, the hashes are what identifies model and data."""
+    """One model on several tasks; `model` is a display name; the hashes identify model and data."""
 
     model: str
     model_sha256: str

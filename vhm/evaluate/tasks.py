@@ -18,7 +18,7 @@ from vhm.evaluate.answer_types import ANSWER_TYPES
 class Task:
     """One task: `type` names its answer type, `key` is its name in the published kit and an alias of `name`.
 
-    `tag` is what the reference puts before the question. `deceptive`: the questions rest on a false premise, which
+    The reference puts `tag` in braces before the question. `deceptive`: the questions rest on a false premise, which
     an honest model denies.
     """
 
@@ -30,7 +30,7 @@ class Task:
     deceptive: bool = False
 
     def prompt(self, question: str) -> str:
-        """The text that the model is asked: the tag in braces, then the question."""
+        """The text of the prompt: the tag in braces, then the question."""
         return f"{{{self.tag}}} {question}"
 
 
@@ -143,7 +143,7 @@ _BY_NAME = {alias.lower(): task for task in TASKS for alias in (task.name, task.
 
 
 def find_task(name: str) -> Task:
-    """The task of a name or a published key; InputError names the nearest one."""
+    """The task of a name or a published key. Raises InputError, which names the nearest one."""
     task = _BY_NAME.get(name.lower())
     if task is None:
         close = difflib.get_close_matches(name.lower(), _BY_NAME, 1)
@@ -158,7 +158,7 @@ def find_type(name: str) -> str:
 
 
 def tasks_in(directory: Path, names: list[str] | str = "all") -> list[Task]:
-    """The named tasks; "all" are those whose file is in `directory`. InputError when a file is absent."""
+    """The named tasks; "all" are those whose file is in `directory`. Raises InputError when a file is absent."""
     if not directory.is_dir():
         raise InputError(f"{directory} does not exist: give the folder of the evaluation files")
     if names == "all":

@@ -1,1 +1,1 @@
-"""Questions about images → answers: the one engine under evaluation, serving and `vhm ask`."""
+"""Questions about images → answers: the engine that evaluation, serving and `vhm ask` share."""

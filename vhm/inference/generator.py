@@ -1,4 +1,4 @@
-"""Questions about images → answers: prompts, batches, decoding and stopping, in one place.
+"""Questions about images → answers: prompts, batches, decoding and stopping.
 
 Evaluation, serving and `vhm ask` generate through `Generator`. Greedy answers do not depend on the batch, up to the
 rounding of padded positions.
@@ -45,7 +45,7 @@ class Sampling:
 
     @property
     def batchable(self) -> bool:
-        """Whether questions may share a batch: random sampling and stop strings need one for themselves."""
+        """Whether questions can share a batch: with random sampling or stop strings, each needs its own."""
         return self.temperature == 0 and not self.stop
 
 
@@ -112,7 +112,7 @@ class Generator:
         return generations
 
     def generate_each(self, questions: Sequence[Question], sampling: Sampling) -> list[Generation | Failure]:
-        """As `generate`; when the batch fails, its questions are asked one by one and each failure keeps its reason."""
+        """As `generate`; if the batch fails, its questions are retried one by one, and a failing one gives a Failure."""
         if not questions:
             return []
         try:
@@ -120,7 +120,7 @@ class Generator:
         except (RuntimeError, EncodeError) as error:
             if len(questions) == 1:
                 return [Failure(first_line(error))]
-            log.warning("a batch of %d questions failed (%s): asking one by one", len(questions), first_line(error))
+            log.warning("a batch of %d questions failed (%s): retrying one by one", len(questions), first_line(error))
         return [answer for question in questions for answer in self.generate_each([question], sampling)]
 
     def _batch(self, prompts: list[list[int]], images: list[Pixels]) -> dict[str, torch.Tensor]:

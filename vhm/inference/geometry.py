@@ -1,4 +1,4 @@
-"""Boxes and polygons read out of an answer."""
+"""Parse boxes and polygons in an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many clients, one model: queued questions are answered together, up to a batch, in one thread.
+"""Batches the questions of many clients: one thread takes queued questions and answers them with one model.
 
 A question that arrives when `max_queue` others are waiting is refused at once (`Busy`): the client can retry.
 """
@@ -36,7 +36,7 @@ class _Request:
 
     @property
     def batchable(self) -> bool:
-        """Whether it may share a batch: streams and sampled answers run by themselves."""
+        """Whether it may share a batch: streams and sampled answers run alone."""
         return self.chunks is None and self.sampling.batchable
 
 
@@ -182,6 +182,6 @@ def _end_stream(request: _Request) -> None:
 
 
 def _call(request: _Request, function: Callable[[], None]) -> None:
-    """Call `function` in the client's event loop; a loop that is closed has no client any more."""
+    """Call `function` in the client's event loop. If the loop is closed, the client is gone, and nothing happens."""
     with suppress(RuntimeError):
         request.loop.call_soon_threadsafe(function)

@@ -1,4 +1,4 @@
-"""Text of an answer while it is generated: what can no longer change, stop strings, cancellation."""
+"""Streaming of an answer: text that can no longer change, stop strings, cancellation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TextStreamer:
         """Part of transformers' interface; `finish` sends the rest."""
 
     def finish(self, text: str) -> None:
-        """Send what is missing from the final answer."""
+        """Send the part of the final text that was not sent yet."""
         self._send(text)
 
     def _send(self, text: str) -> None:

@@ -28,7 +28,7 @@ ANSWER_TYPES = collect_types()
 
 
 def find_answer_type(name: str) -> AnswerType:
-    """The answer type of a name; InputError lists the known ones."""
+    """The answer type of a name. Raises InputError, which lists the known ones."""
     if name not in ANSWER_TYPES:
         raise InputError(f"task type {name!r} is unknown: use one of {', '.join(ANSWER_TYPES)}")
     return ANSWER_TYPES[name]

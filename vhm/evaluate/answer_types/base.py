@@ -1,6 +1,6 @@
-"""What an answer type is: one row of the table, what its scorers read, and what they return.
+"""The definition of an answer type: its row in the table, and the input and output of its scorers.
 
-A scorer takes the answered rows of a task and returns an `Outcome` a row, in order, and metrics over all rows.
+A scorer takes the answered rows of a task and returns one `Outcome` per row, in order, and metrics over all rows.
 The primary metric is not among them: it is the mean of the outcomes, and `vhm.evaluate.metrics` computes it with
 the interval that its kind calls for.
 """
@@ -30,7 +30,7 @@ class Row:
     size: object = None
 
     def image_size(self) -> tuple[int, int]:
-        """Width and height of the image in pixels. InputError when `size` is anything else."""
+        """Width and height of the image in pixels. Raises InputError when `size` is anything else."""
         size = self.size
         if not (isinstance(size, list | tuple) and len(size) == 2 and all(_positive(side) for side in size)):
             raise InputError(f"'size' must be [width, height], not {size!r}")
@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row's value in [0, 1], None where the profile does not score it; and what was read from the prediction."""
+    """The value of a row in [0, 1], None if the profile does not score it; and the parsed prediction."""
 
     value: float | None
     parsed: str | None = None
@@ -49,7 +49,7 @@ class Outcome:
 class Metric:
     """A number about a task's rows.
 
-    `kind` is "proportion" (share of rows that are right), "mean" (mean over rows of values or errors), "ratio"
+    `kind` is "proportion" (share of correct rows), "mean" (mean over rows of values or errors), "ratio"
     (quotient of other counts, such as F1) or "count". `low` and `high` are the ends of the 95 % interval.
     """
 
@@ -62,7 +62,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Scored:
-    """A scorer's result: one outcome a row, and metrics over all rows."""
+    """A scorer's result: one outcome per row, and metrics over all rows."""
 
     outcomes: Sequence[Outcome]
     metrics: Sequence[Metric] = ()
@@ -75,11 +75,11 @@ Scorer: TypeAlias = Callable[[Sequence[Row]], Scored]
 class AnswerType:
     """How the answers of a task are scored, compared and drawn.
 
-    `strict` and `published` are the scorers of the two profiles. `primary_kind` says what the values are whose mean
-    the primary metric is: right or wrong ("proportion"), or anything in [0, 1] ("mean"). `binary`: answers are yes
-    or no. `constant_baseline`: always giving the most common answer is a baseline worth beating. `drawn`: the shape
-    that the report draws on the image; `target_coordinates`: the unit of the targets' coordinates, while predictions
-    are always normalised to [0, 1000). `example` is a row that is scored 1.
+    `strict` and `published` are the scorers of the two profiles. The primary metric is the mean of the outcomes:
+    `primary_kind` is "proportion" if they are 0 or 1, and "mean" if they can be any value in [0, 1]. `binary`: answers
+    are yes or no. `constant_baseline`: the primary metric is compared with that of always giving the most common
+    answer. `drawn`: the shape that the report draws on the image; `target_coordinates`: the unit of the targets'
+    coordinates, while predictions are always normalised to [0, 1000). `example` is a row that is scored 1.
     """
 
     name: str
@@ -95,7 +95,7 @@ class AnswerType:
     example: Row
 
     def scorer(self, mode: Mode) -> Scorer:
-        """The scorer of a profile. InputError when the profile is unknown."""
+        """The scorer of a profile. Raises InputError when the profile is unknown."""
         if mode not in ("strict", "rsevalkit"):
             raise InputError(f"mode {mode!r} is unknown: use strict or rsevalkit")
         return self.strict if mode == "strict" else self.published
@@ -107,7 +107,7 @@ def mean_metric(name: str, values: Sequence[float], kind: MetricKind = "mean") -
 
 
 def precision_recall(hits: int, predicted: int, targets: int) -> tuple[float, float, float]:
-    """Precision, recall and F1 of `hits` right ones among `predicted` and `targets`; 0 where undefined."""
+    """Precision, recall and F1 of `hits` correct ones among `predicted` and `targets`; 0 where undefined."""
     precision, recall = hits / max(predicted, 1), hits / max(targets, 1)
     return precision, recall, 2 * precision * recall / max(precision + recall, 1e-12)
 

@@ -13,7 +13,7 @@ _AREAS = (("small", 0, 32**2), ("medium", 32**2, 96**2), ("large", 96**2, math.i
 
 
 def _strict(rows: Sequence[Row]) -> Scored:
-    """Right at an IoU of at least 0.5; an unreadable box has IoU 0."""
+    """Correct at an IoU of at least 0.5; an unreadable box has IoU 0."""
     ious, areas, unreadable = [], [], 0
     for row in rows:
         size = row.image_size()
@@ -27,7 +27,7 @@ def _strict(rows: Sequence[Row]) -> Scored:
 
 
 def _published(rows: Sequence[Row]) -> Scored:
-    """The kit takes `size` as [height, width], and keeps the IoU of the row before where a box is unreadable."""
+    """The kit takes `size` as [height, width], and repeats the IoU of the previous row for an unreadable box."""
     ious, areas = [], []
     iou = 0.0
     for row in rows:

@@ -1,4 +1,4 @@
-"""mc: one of the options of the question, by its letter."""
+"""mc: the letter of one of the options in the question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ml: all classes of the image out of the list in the question."""
+"""ml: all classes of the image, from the list in the question."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _Labels = tuple[set[str], set[str]]
 
 
 def _strict(rows: Sequence[Row]) -> Scored:
-    """Right when prediction and target mention the same classes of the question's list."""
+    """Correct when prediction and target mention the same classes of the question's list."""
     pairs = []
     for row in rows:
         classes = parse.query_classes(row.query)

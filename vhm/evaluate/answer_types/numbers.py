@@ -13,7 +13,7 @@ _BUCKETS = ((0, 2), (2, 6), (6, 12), (12, math.inf))
 
 
 def _count(rows: Sequence[Row], read: Callable[[str], int | None] = parse.count) -> Scored:
-    """Right when the counts are equal; accuracy also by size of the target."""
+    """Correct when the counts are equal; accuracy also by size of the target."""
     predictions = [read(row.prediction) for row in rows]
     targets = [parse.count(row.target) for row in rows]
     pairs = list(zip(predictions, targets, strict=True))
@@ -31,7 +31,7 @@ def _count(rows: Sequence[Row], read: Callable[[str], int | None] = parse.count)
 
 
 def _count_published(rows: Sequence[Row]) -> Scored:
-    """Rows without a number are skipped: the kit stops there with an error."""
+    """Rows without a number are skipped: on them the kit stops with an error."""
     readable = [_read_count_published(row.prediction) is not None for row in rows]
     scored = _count([row for row, kept in zip(rows, readable, strict=True) if kept], _read_count_published)
     outcomes = iter(scored.outcomes)
@@ -47,7 +47,7 @@ def _read_count_published(text: str) -> int | None:
 
 
 def _measure(rows: Sequence[Row], read: Callable[[str], list[float]] = parse.numbers) -> Scored:
-    """Right within ten per cent; a prediction with more or fewer numbers than the target is unreadable."""
+    """Correct within ten per cent; a prediction with more or fewer numbers than the target is unreadable."""
     outcomes: list[Outcome] = []
     pairs: list[tuple[float, float]] = []
     for row in rows:
@@ -64,7 +64,7 @@ def _measure(rows: Sequence[Row], read: Callable[[str], list[float]] = parse.num
 
 
 def _measure_published(rows: Sequence[Row]) -> Scored:
-    """Errors alone, over the rows that can be read."""
+    """Only the errors, over the readable rows."""
 
     def read(text: str) -> list[float]:
         return [float(number) for number in re.findall(r"\d+\.?\d*", text)]

@@ -1,4 +1,4 @@
-"""cls and vqa: a word or a short phrase out of the answers that the task knows."""
+"""cls and vqa: a word or a short phrase that is among the answers of the task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vhm.evaluate.answer_types.base import AnswerType, Metric, Outcome, Row, Sco
 
 
 def _strict(rows: Sequence[Row]) -> Scored:
-    """Right when the target is the only one of all rows' targets that the prediction mentions."""
+    """Correct when the target is the only one of all rows' targets that the prediction mentions."""
     vocabulary = {row.target for row in rows}
     outcomes = []
     for row in rows:
@@ -20,7 +20,7 @@ def _strict(rows: Sequence[Row]) -> Scored:
 
 
 def _published(rows: Sequence[Row]) -> Scored:
-    """Right when the prediction is contained in the target: an empty prediction is right."""
+    """Right when the prediction is contained in the target: an empty prediction is correct."""
 
     def bare(text: str) -> str:
         return text.replace(" ", "").lower()
