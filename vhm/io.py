@@ -51,7 +51,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`. InputError names the file when it is absent or not JSON."""
+    """The JSON value in `path`. Raises InputError if the file is absent or not JSON."""
     try:
         return orjson.loads(path.read_bytes())
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_object(path: Path) -> JsonObject:
-    """The JSON object in `path`. InputError names the file when it is absent, not JSON, or not an object."""
+    """The JSON object in `path`. Raises InputError if the file is absent, not JSON, or not an object."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a JSON object")
@@ -71,7 +71,7 @@ def read_json_object(path: Path) -> JsonObject:
 
 
 def read_jsonl(path: Path) -> list[JsonObject]:
-    """The objects of a JSON-lines file. InputError names the first line that is not an object."""
+    """The objects of a JSON-lines file. Raises InputError, which names the first line that is not an object."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:

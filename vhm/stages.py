@@ -101,7 +101,7 @@ def check_data(kind: str, split: int, recipe: str, data: str, chunks: str) -> No
 def validate_data(
     kind: str, splits: Sequence[str], recipe: str, data: str, manifest: str, report: str, summary: str, metrics: str
 ) -> Metrics:
-    """Merge the checked splits of the lists of `kind` into a manifest. CheckFailed when too much is rejected."""
+    """Merge the checked splits of the lists of `kind` into a manifest. Raises CheckFailed when too much is rejected."""
     settings = start_stage(recipe)
     from vhm.data.validation.report import report_html, report_markdown
     from vhm.data.validation.validate import require_passed, validate
@@ -119,7 +119,7 @@ def validate_data(
 
 
 def parse_kind(text: str) -> Kind:
-    """The kind of a list. InputError when there is no such kind."""
+    """The kind of a list. Raises InputError when there is no such kind."""
     for kind in KINDS:
         if kind == text:
             return kind
@@ -127,7 +127,7 @@ def parse_kind(text: str) -> Kind:
 
 
 def validation_request(settings: Recipe, kind: Kind, root: Path) -> ValidationRequest:
-    """What is validated for `kind`, according to the data section: lists, images, and the lists to keep out."""
+    """The lists of `kind` and their images by the data section, with the evaluation lists to search for leaks."""
     from vhm.data.validation.chunks import ValidationRequest
 
     evaluation = evaluation_root(settings, root)
@@ -226,7 +226,7 @@ def train_stage(
 
 
 def find_manifest(kind: str, manifests: Sequence[str]) -> Path:
-    """The manifest of `kind` among several validated directories. InputError when there is none."""
+    """The manifest of `kind` among several validated directories. Raises InputError when there is none."""
     for folder in manifests:
         if read_json_object(Path(folder) / "validation.json")["kind"] == kind:
             return Path(folder) / "manifest.parquet"
@@ -294,7 +294,7 @@ def gate_checks(candidate: JsonObject, settings: GateRecipe, baseline: JsonObjec
 
 
 def verdict_of(checks: Sequence[Check]) -> JsonObject:
-    """The verdict as it is written: whether all checks passed, and each of them."""
+    """The content of verdict.json: whether all checks passed, and each check."""
     listed = [asdict(check) | {"passed": check.passed} for check in checks]
     return {"passed": all(check.passed for check in checks), "checks": listed}
 

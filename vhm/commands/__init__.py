@@ -1,4 +1,4 @@
-"""The commands of `vhm`, one module a group: each parses its arguments, calls one function, and prints.
+"""The commands of `vhm`, one module per group: each parses its arguments, calls one function, and prints.
 
 options    options that several commands have, and how results are printed
 data       sample, validate, data pack, data unpack, data index, data push, data pull

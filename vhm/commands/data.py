@@ -90,7 +90,7 @@ def _request(
     against: list[Path] | None,
     from_recipe: bool,
 ) -> ValidationRequest:
-    """What is validated: the arguments, and for those that are missing what the recipe names."""
+    """The validation request: the arguments, completed from the recipe."""
     from vhm.stages import parse_kind, validation_request
 
     request = validation_request(settings, parse_kind(kind), Path(settings.data.root))

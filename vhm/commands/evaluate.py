@@ -79,7 +79,7 @@ def gate(
 
     settings = choose_recipe(recipe, set_)
     checks = gate_checks(read_json_object(candidate), settings.gate, read_json_object(baseline) if baseline else None)
-    if not checks:  # a gate that cannot fail is no gate
+    if not checks:  # without checks every model would pass
         raise InputError(
             f"the gate of recipe {settings.name} has nothing to check: give a recipe with gate.thresholds, "
             "gate.beat_majority or gate.beat_blind (--recipe, --set), or a --baseline"

@@ -41,7 +41,7 @@ def ask(
     from vhm.inference.generator import Generator, Question, Sampling
     from vhm.recipe import choose_recipe
 
-    if not image.exists():  # before a model is loaded in vain
+    if not image.exists():  # checked before the model is loaded, which takes long
         raise InputError(f"{image} does not exist")
     limit = max_new_tokens or choose_recipe(recipe, set_, model).serving.max_new_tokens
     generator = Generator(model)

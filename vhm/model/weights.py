@@ -148,7 +148,7 @@ def _stored(path: Path, name: str, tensor: torch.Tensor) -> StoredTensor:
 
 
 def _load_pickle(path: Path, device: str) -> dict[str, torch.Tensor]:
-    """Load a `.bin` file; CheckpointError unless it is a dictionary of ordinary tensors."""
+    """Load a `.bin` file. Raises CheckpointError unless it is a dictionary of ordinary tensors."""
     import torch
 
     loaded: object = torch.load(path, map_location=device, weights_only=True)

@@ -131,9 +131,9 @@ def _no_box_near(labels: tuple[Label, ...], name: str, x: int, y: int, size: int
 
 
 def _has_shadow(pixels: Pixels, block: int = 10, dark: float = 75) -> bool:
-    """Return whether at least two dark blocks of 1 m², a shadow, lie in the chip.
+    """Return whether the chip contains a shadow, that is, at least two dark blocks of 1 m².
 
-    A standing object casts it, labelled or not: dead trunks have no box, so such a chip proves no absence.
+    The shadow may be that of an object without a label, such as a dead trunk, so the chip proves no absence.
     """
     grey = pixels.mean(-1)
     size = len(grey) // block * block

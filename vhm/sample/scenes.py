@@ -1,6 +1,6 @@
 """Package files → scenes: 8-bit pixels, labels and metadata, and the regions that chips are cut from.
 
-Bands are scaled to 8 bits between fixed digital numbers, one pair of limits a sensor, so that the same ground has the
+Bands are scaled to 8 bits between fixed digital numbers, one pair of limits per sensor, so that the same ground has the
 same colour in every scene. Panchromatic and radar scenes are stretched between their own percentiles.
 
 Cover masks come in pairs: `sure` pixels certainly show the cover, pixels outside `possible` certainly do not. Nothing

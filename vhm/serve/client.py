@@ -1,4 +1,4 @@
-"""Asking an endpoint over HTTP, and a server on this machine for the duration of a block."""
+"""A client for an endpoint, and a context manager that runs a server on this machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ask(url: str, image: bytes, question: str, name: str = "vhm", timeout: float
 
 @contextmanager
 def local_server(model: Path, recipe: Path | None = None, timeout: float = 120) -> Iterator[str]:
-    """The URL of a `vhm serve` that runs on this machine during the block.
+    """Run `vhm serve` on this machine during the block, and yield its URL.
 
     Raises ServeError when it is not ready within `timeout` seconds.
     """

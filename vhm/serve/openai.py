@@ -139,7 +139,7 @@ def _completion(answer: Generation, model: str) -> dict[str, object]:
 
 async def _streamed(scheduler: Scheduler, question: Question, sampling: Sampling) -> Response:
     chunks = scheduler.stream(question, sampling)
-    first = await anext(chunks)  # before the response begins, so that a refusal still has a status of its own
+    first = await anext(chunks)  # before the response begins, so that an error can still set its status
     return StreamingResponse(_events(first, chunks, scheduler.limits.name), media_type="text/event-stream")
 
 

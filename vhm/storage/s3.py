@@ -75,7 +75,7 @@ def _timeout() -> float:
 
 @dataclass(frozen=True)
 class ObjectHead:
-    """What S3 knows about an object; `sha256` is in its metadata if `put` or `upload` wrote it."""
+    """The metadata of an object; `sha256` is in its metadata if `put` or `upload` wrote it."""
 
     size: int
     sha256: str | None
@@ -269,7 +269,7 @@ class Bucket:
         return self._retry(what, lambda: getattr(self._client, operation)(Bucket=self.name, **parameters))
 
     def _retry(self, what: str, call: Callable[[], T]) -> T:
-        """Repeat `call` until it succeeds or no attempt is left.
+        """Repeat `call` until it succeeds or the attempts are exhausted.
 
         Raises FileNotFoundError if the object does not exist, ClientError if a condition does not hold, StorageError
         for every other failure.

@@ -36,7 +36,7 @@ def train(
 ) -> Path:
     """Run one training stage with `processes` ranks; `out` becomes a Hugging Face directory.
 
-    `data` is a manifest, or several; `data` and `images` may be in S3, from where images are read as they are needed.
+    `data` is a manifest, or several; `data` and `images` may be in S3, where images are read on demand.
     A stopped stage resumes from its newest checkpoint. Raises TrainError with the reason of the rank that failed
     first, InputError when an input is missing.
     """

@@ -59,7 +59,7 @@ class LogEntry:
 
 
 def read_log(path: Path) -> list[LogEntry]:
-    """All entries of a training log. InputError names a line that is not a JSON object."""
+    """All entries of a training log. Raises InputError, which names a line that is not a JSON object."""
     return [LogEntry.from_json(row) for row in read_jsonl(path)]
 
 

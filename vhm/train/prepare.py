@@ -85,7 +85,7 @@ class Rank:
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """What the steps of a run work with on this rank."""
+    """The objects that the steps of a run use on this rank."""
 
     model: LlavaForConditionalGeneration
     processor: LlavaProcessor

@@ -1,7 +1,7 @@
-"""Which samples make which step.
+"""Selects the samples of each step.
 
 The order of samples depends on the seed, the epoch and the step alone: not on the number of processes or on when
-training was stopped. A global batch holds samples of similar length, so that little is padded.
+training was stopped. A global batch holds samples of similar length, which keeps padding low.
 """
 
 from __future__ import annotations

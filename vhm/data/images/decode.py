@@ -145,7 +145,7 @@ def _reread(image: Image, content: bytes, where: str, limits: Limits) -> Image:
 
 
 def _jpeg(content: bytes, size: tuple[int, int], at_least: int | None) -> Pixels | None:
-    """Pixels decoded by libjpeg-turbo: the same as Pillow's in half the time. None if it fails; Pillow then decides."""
+    """Pixels decoded by libjpeg-turbo: the same as Pillow's in half the time. None if it fails; Pillow then decodes."""
     import simplejpeg
 
     least = 0 if at_least is None or min(size) <= at_least else at_least

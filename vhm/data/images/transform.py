@@ -1,4 +1,4 @@
-"""What a model sees of an image: bands, padding or cropping, resizing, normalisation.
+"""The image transform of a model: bands, padding or cropping, resizing, normalisation.
 
 A training stage builds its `ImageTransform` from the recipe and stores it in the model's processor
 (`processor_config.json`); evaluation and serving read it from there. The pixels equal those of the saved processor
@@ -55,7 +55,10 @@ class ImageTransform:
 
     @classmethod
     def from_processor(cls, processor: LlavaProcessor) -> ImageTransform:
-        """The transform stored in a model's processor. CheckpointError names a setting that it cannot express."""
+        """The transform stored in a model's processor.
+
+        Raises CheckpointError, which names a setting that an ImageTransform does not support.
+        """
         settings = processor.image_processor.to_dict()
         _require_supported(settings)
         pads = settings.get("do_pad") and hasattr(processor.image_processor, "pad_to_square")  # CLIP's has no effect
@@ -69,7 +72,7 @@ class ImageTransform:
         )
 
     def store_in(self, processor: LlavaProcessor) -> None:
-        """Give a processor this transform, so that a saved model is shown what it was trained on."""
+        """Store this transform in a processor, so that inference uses the same pixels as training."""
         # A new image processor: models of other projects carry CLIP's, which cannot pad to a square.
         from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
@@ -99,7 +102,7 @@ class ImageTransform:
         return load_pixels(source, limits, orient, self.bands, self.side if self.scaled_decode else None)
 
     def resize(self, image: Pixels) -> Pixels:
-        """RGB uint8 [H, W, 3] padded or not, shortest side resized, centre cropped: uint8 [3, side, side]."""
+        """Pad (if `aspect` is "pad"), resize the shorter side, crop the centre: [H, W, 3] → uint8 [3, side, side]."""
         height, width = image.shape[:2]
         if self.aspect == "pad" and height != width:
             image = _pad_to_square(image, self.fill)

@@ -212,7 +212,7 @@ def walk(path: Path) -> Iterator[Member]:
 
 
 def _header(header: bytes, path: Path, offset: int) -> tuple[str, int, bytes]:
-    """Name, size and type of the member with this header; InputError if its checksum is wrong."""
+    """Name, size and type of the member with this header. Raises InputError if its checksum is wrong."""
     try:
         checksum = int(header[148:156].strip(b" \0") or b"0", 8)
         size = int(header[124:136].strip(b" \0") or b"0", 8)

@@ -120,7 +120,7 @@ def check_split(request: ValidationRequest, out: Path, split: tuple[int, int]) -
 
 
 def chunks_of_splits(splits: Sequence[Path], request: ValidationRequest) -> list[Path]:
-    """The chunks of all splits in the lists' order. InputError unless together they are one complete run."""
+    """The chunks of all splits in the lists' order. Raises InputError unless together they are one complete run."""
     chunks: list[Path] = []
     for split in splits:
         folder = split / CHUNKS
@@ -294,7 +294,7 @@ def _check_records(
     accepted: list[AcceptedRow] = []
     rejected: list[RejectedRow] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's warnings: what matters of them is in the reject reason
+        warnings.simplefilter("ignore")  # Pillow's warnings: the reject reason replaces them
         indices = range(chunk.first, chunk.first + len(chunk.starts))
         for row in run(checker.check, indices, chunk.records()):
             if isinstance(row, AcceptedRow):

@@ -103,7 +103,7 @@ class LeakFinder:
         self._by_sha256 = {print_.sha256: name for name, print_ in pairs}
         views = [(name, view) for name, print_ in pairs for view in print_.views if _has_contrast(view)]
         self._names, self._views = [name for name, _ in views], [view for _, view in views]
-        # An image with hardly any texture is compared as a whole, but neither it nor its windows count as crops.
+        # An image with hardly any texture is only compared as a complete image, not as a crop or by its windows.
         self._textured = [number for number, view in enumerate(self._views) if _is_textured(view)]
         windows = _windows()
         if len(self._textured) * len(windows) > MAX_WINDOWS:

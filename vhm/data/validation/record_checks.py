@@ -27,7 +27,7 @@ _MAX_DETAIL = 500  # characters
 
 @dataclass(frozen=True)
 class AcceptedRow:
-    """One accepted record: the manifest's columns, and two hashes that duplicates are found with."""
+    """One accepted record: the manifest's columns, and two hashes for finding duplicates."""
 
     index: int
     id: str

@@ -42,7 +42,7 @@ class RecordList:
 
 
 def open_list(path: Path) -> RecordList:
-    """Find the elements of a JSON array. InputError when the file is not a complete array."""
+    """Find the elements of a JSON array. Raises InputError when the file is not a complete array."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -72,7 +72,7 @@ def open_list(path: Path) -> RecordList:
 
 
 def _hint(start: bytes, head: bytes) -> str:
-    """What the file is instead of a JSON array, and what to do about it."""
+    """What kind of file this is instead of a JSON array, and how to convert it."""
     if not head:
         return ": it is empty"
     if start[:2] == b"\x1f\x8b":

@@ -32,7 +32,7 @@ _LANGUAGE_MODELS = ("vhm", "llava", "llava_llama", "llama")
 
 
 def read_reference_config(source: Path) -> JsonObject:
-    """Read config.json of a reference checkpoint; InputError unless Llama's sizes are positive integers."""
+    """Read config.json of a reference checkpoint. Raises InputError unless Llama's sizes are positive integers."""
     path = source / "config.json"
     config = read_json_object(path)
     if "text_config" in config:

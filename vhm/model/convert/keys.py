@@ -52,7 +52,7 @@ def is_vision(name: str) -> bool:
 
 
 def is_embedding(name: str) -> bool:
-    """Return whether a tensor has one row a token: the input embeddings or the output layer."""
+    """Return whether a tensor has one row per token: the input embeddings or the output layer."""
     return re.search(_EMBEDDINGS, name) is not None
 
 

@@ -1,4 +1,4 @@
-"""Carry out a plan: tensors are read, cut or padded, checked and written one at a time; hashes of the files out."""
+"""Carry out a plan: tensors are read, cut or padded, checked and written one at a time."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class SourceSummary:
 
 @dataclass(frozen=True)
 class ExpectationResult:
-    """How an expectation of a table turned out; `expectation` is its name in snake case."""
+    """The result of an expectation for a table; `expectation` is its name in snake case."""
 
     table: Table
     expectation: str
@@ -191,7 +191,7 @@ def _validate_table(
 
 
 def _records_frame(rows: pa.Table, suite: Suite) -> pd.DataFrame:
-    """The columns that the suite's expectations of records are about, in the smallest number types that hold them:
+    """The columns that the suite's record expectations use, in the smallest number types that hold them:
     Great Expectations copies the complete frame for each expectation.
     """
     import pandas as pd
