@@ -26,7 +26,7 @@ def evaluate(
         model: The model to evaluate.
 
     Returns:
-        predictions: The answers, one file a task.
+        predictions: The predictions, one file per task.
     """
     from vhm.stages import predict
 

@@ -31,7 +31,7 @@ def validate_data(
     Returns:
         manifest: The manifest of the accepted records, and the rejected records with their reasons.
         report: Counts, reasons and expectations as a web page.
-        summary: The same in short.
+        summary: The same as Markdown.
         metrics: Accepted and rejected records, and the share of refusals.
     """
     from vhm.stages import validate_data

@@ -26,7 +26,7 @@ def warm_start(
 
     Returns:
         model: The model that pretraining starts from, a Hugging Face directory.
-        metrics: How exactly the model computes what the projector's source computed, or the metrics of `align`.
+        metrics: Difference of the model's image features from the projector's source, or the metrics of `align`.
     """
     from vhm.stages import warm_start
 

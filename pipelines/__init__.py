@@ -1,1 +1,1 @@
-"""KFP pipelines: what runs after what (`vhm`), and how it is run here or elsewhere (`run`)."""
+"""KFP pipelines: their definition (`vhm`), and running them on this machine or a cluster (`run`)."""

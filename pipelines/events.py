@@ -2,7 +2,7 @@
 
 kfp.local executes every task with one function, in the thread that prints the task's output:
 
-    task_executor.execute_single_task                  looks into the cache, executes the task if it is not there
+    task_executor.execute_single_task                  reads the cache, executes the task on a miss
     └── task_dispatcher.run_single_task_implementation starts the process or the container, prints its output
 
 `watch` wraps both for as long as a block runs. The outer gives the task, its arguments and its end; the inner is called
@@ -109,7 +109,7 @@ _Function: TypeAlias = Callable[..., _Result]
 
 
 class _Watcher(io.TextIOBase):
-    """The stream that kfp.local prints to; knows for each thread the task that it executes."""
+    """The stream that kfp.local prints to; it keeps the task that each thread executes."""
 
     def __init__(self, subscriber: Subscriber, log: TextIO) -> None:
         self._subscriber = subscriber
@@ -183,7 +183,7 @@ class _Watcher(io.TextIOBase):
 
 
 class _Thread(threading.local):
-    """What a thread does: its task, whether the task was started, and the line that it has printed in part."""
+    """The state of a thread: its task, whether the task was started, and the line that it has printed in part."""
 
     task: Task | None = None
     started: bool = False

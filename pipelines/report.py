@@ -1,4 +1,4 @@
-"""What a run shows: a line for each event on stderr, and at its end a table with a row for each task.
+"""Output of a run: one line per event on stderr, and at the end a table with one row per task.
 
 stage                       start      time  result
 check data · sft · 1/2        0:00     4.1 s  done ‖
@@ -47,7 +47,7 @@ class RunReport:
         self.failure: str | None = None
 
     def __call__(self, event: Event) -> None:
-        """Take the next event."""
+        """Handle one event."""
         name = label(event.task, self._splits)
         if isinstance(event, TaskStarted):
             self._running[event.task] = self._passed()

@@ -1,4 +1,4 @@
-"""How the pipeline is run: on this machine, or submitted to a cluster.
+"""Run the pipeline on this machine, or submit it to a cluster.
 
 A run's directory contains:
 
@@ -29,7 +29,7 @@ from vhm.recipe import Recipe
 from vhm.storage.s3 import is_uri, parse_uri
 from vhm.storage.versions import open_published, publish
 
-log = logging.getLogger("vhm.pipelines")  # shown like the package's own lines
+log = logging.getLogger("vhm.pipelines")  # same handler as the package's logger
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def run_pipeline(recipe: Recipe, out: Path, runner: str = "subprocess") -> RunRe
 def arguments_of(recipe: Recipe, data: str, data_hash: str, image: str) -> dict[str, object]:
     """The pipeline's arguments.
 
-    KFP's cache keys on them, on the components' commands and on an image's tag. What else a result depends on (contents
-    of data and code, installed packages, the image itself) is in them as hashes.
+    KFP's cache keys on them, on the components' commands and on an image's tag. Everything else that a result
+    depends on (contents of data and code, installed packages, the image itself) is passed as hashes.
     """
     return {
         "recipe": recipe.text(),
@@ -99,10 +99,10 @@ def submit(recipe: Recipe, host: str, data: str, data_version: str | None = None
 
 
 def _version_of(data: str) -> str:
-    """The version of the data that the cluster's pods read: of a publication, or of a directory that is here as well.
+    """The version of the data that the cluster's pods read: of a published or of a local directory.
 
-    Data that cannot be read from here count as new each time: a stage may then be computed twice, but it never uses the
-    result for other data.
+    Data that cannot be read from this machine count as new each time: a stage may then be computed twice, but it never
+    uses the result for other data.
     """
     if is_uri(data):
         published = open_published(parse_uri(data))
@@ -173,7 +173,7 @@ def _deployment_of(root: Path, model_hash: str) -> Path | None:
 
 
 def _publish(recipe: Recipe, out: Path) -> list[str]:
-    """Publish the promoted model where the recipe says so; returns the line that says where."""
+    """Publish the promoted model if the recipe names a location; returns a line with the location."""
     if recipe.storage.models is None:
         return []
     prefix = parse_uri(recipe.storage.models) / recipe.name

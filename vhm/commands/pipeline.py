@@ -50,7 +50,7 @@ def pipeline_submit(
     data: Annotated[str, typer.Option(help="URI of the data root that the cluster's pods read.")] = "/mnt/data",
     data_version: Annotated[
         Optional[str],
-        typer.Option(help="Version of the data, such as DVC's hash; looked up where the data can be read from here."),
+        typer.Option(help="Version of the data, such as DVC's hash; by default read from the data, if accessible."),
     ] = None,
     recipe: PresetOption = "vhm-7b",
     set_: SetOption = None,
