@@ -13,7 +13,7 @@ from vhm.recipe import GateRecipe
 
 @dataclass(frozen=True)
 class Check:
-    """One condition of promotion: `value` must be at least `least`; it is None if the scores lack it."""
+    """One condition of promotion: `value` must reach `least`; it is None if the scores lack it."""
 
     name: str
     value: float | None

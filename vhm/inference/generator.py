@@ -112,7 +112,7 @@ class Generator:
         return generations
 
     def generate_each(self, questions: Sequence[Question], sampling: Sampling) -> list[Generation | Failure]:
-        """As `generate`; if the batch fails, its questions are retried one by one, and a failing one gives a Failure."""
+        """As `generate`; if the batch fails, the questions are retried one by one; each that fails gives a Failure."""
         if not questions:
             return []
         try:

@@ -48,7 +48,7 @@ def ask_golden_questions(model: Path, data: Path, golden: Path, recipe_file: Pat
             answers.append(GoldenAnswer(entry["family"], name, entry["question"], target, text))
             log.info("asked %s: %s → %s (target: %s)", name, entry["question"], text, target)
     write_json(out / "deployment.json", {"url": "local", "golden": [asdict(answer) for answer in answers]})
-    shown = _most_telling(answers)
+    shown = _select_example(answers)
     write_bytes(out / "answer.png", draw_answer(store.read(shown.image), shown))
     return answers
 
@@ -60,7 +60,7 @@ def _image_of(entry: JsonObject, golden: Path) -> str:
     return name
 
 
-def _most_telling(answers: list[GoldenAnswer]) -> GoldenAnswer:
+def _select_example(answers: list[GoldenAnswer]) -> GoldenAnswer:
     """The first grounding answer with a box, else the first grounding answer, else the first answer."""
     grounding = [answer for answer in answers if geometry.box(answer.target)]
     return next((answer for answer in grounding if geometry.box(answer.answer)), (grounding or answers)[0])

@@ -39,7 +39,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_images_are_read_from_a_published_store(
     published: str, packed: Path, bucket: str, s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In ranges; damaged responses are requested again; the second pass reads the disk cache."""
+    """Images are read in ranges; damaged responses are requested again; the second pass reads the disk cache."""
     publish(packed / published, S3Uri(bucket, "data"))
     faults = Faults(error=0.1, reset=0.05, truncate=0.05, flip=0.1)
     with FaultyProxy(s3_server.port, faults) as proxy:
