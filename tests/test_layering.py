@@ -1,6 +1,6 @@
 """Imports point down: a table of the imports between packages that are allowed, and of modules with heavy imports.
 
-An import counts wherever it stands: at module level, in a function, under TYPE_CHECKING, or as
+Every import counts: at module level, in a function, under TYPE_CHECKING, or as
 `importlib.import_module("…")`.
 """
 

@@ -70,7 +70,7 @@ def test_nothing_is_allowed_by_default() -> None:
     assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 
-def test_the_tag_of_the_image_has_one_home() -> None:
+def test_the_tag_of_the_image_is_the_version_of_the_package() -> None:
     """Manifests name the image without a tag; the kustomization sets the package's version, as components do."""
     assert {container["image"] for _, document in DOCUMENTS for container in containers(document)} == {IMAGE_NAME}
     [image] = yaml.safe_load((ROOT / "manifests/base/kustomization.yaml").read_text())["images"]

@@ -1,4 +1,4 @@
-"""The README's commands exist, its links lead somewhere, and its figures are the recipe's own."""
+"""The README's commands exist, its links have targets, and it has no placeholders."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def test_make_targets_that_pages_name_exist() -> None:
     assert named <= targets
 
 
-def test_no_figure_is_left_to_fill_in() -> None:
+def test_no_placeholder_of_a_measured_number_is_left() -> None:
     assert "DEMO_" not in TEXT

@@ -1,4 +1,4 @@
-"""lineage.json: what it records, what it inherits, and how damage is detected."""
+"""lineage.json: its content, inherited licences, and detection of damage."""
 
 from __future__ import annotations
 

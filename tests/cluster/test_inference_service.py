@@ -43,7 +43,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PATCH = _answer
 
     def log_message(self, *_: object) -> None:
-        """Nothing: the requests are recorded."""
+        """Print nothing: the requests are recorded."""
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def test_vhm_sample_builds_the_data_that_data_dvc_names(tmp_path: Path) -> None:
 
 
 def test_the_stages_name_no_file_of_the_data() -> None:
-    """They take lists, images, base and projector from the recipe, so that another recipe trains on its own data."""
+    """Lists, images, base and projector come from the recipe, so that another recipe trains on its own data."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     commands = [stage["cmd"] for name, stage in stages.items() if name != "gate"]
     assert len(commands) == 7

@@ -56,7 +56,7 @@ def test_a_run_writes_no_secret_of_the_environment(run: Path) -> None:
     assert hits(files) == []
 
 
-def test_a_run_leaves_what_the_contract_names(run: Path) -> None:
+def test_a_run_writes_the_files_that_the_contract_lists(run: Path) -> None:
     assert {"model", "scores.json", "report.html", "recipe.yaml", "lineage.json"} <= {p.name for p in run.iterdir()}
     lineage = json.loads((run / "lineage.json").read_text())
     promoted = lineage["inputs"]["model"]["lineage"]
@@ -68,7 +68,7 @@ def test_a_run_leaves_what_the_contract_names(run: Path) -> None:
     assert (run / "deployment" / "answer.png").stat().st_size > 1000
 
 
-def test_it_shows_stages_steps_and_a_table(run: Path) -> None:
+def test_a_run_prints_stages_steps_and_a_table(run: Path) -> None:
     shown, printed = (run / "shown.txt").read_text(), (run / "printed.txt").read_text()
     assert "pretrain step" in shown
     assert " s left" in shown
@@ -106,7 +106,7 @@ def test_the_promoted_model_loads_and_answers_over_http(run: Path, cut: Path, cu
     assert done.stdout.split() == ["LlavaForConditionalGeneration", "LlavaProcessor"], done.stderr[-1000:]
 
 
-def test_too_many_bad_rows_stop_it_with_one_line(cut: Path, cut_recipe: Path, tmp_path: Path) -> None:
+def test_too_many_bad_records_stop_the_run_with_one_line(cut: Path, cut_recipe: Path, tmp_path: Path) -> None:
     shutil.copytree(cut, tmp_path / "data")
     path = tmp_path / "data" / "sft" / "list_sft.json"
     records = json.loads(path.read_text())
@@ -132,14 +132,14 @@ def test_a_gate_that_refuses_deploys_nothing(run: Path, cut_recipe: Path, tmp_pa
     assert not (tmp_path / "out" / "model").exists()
 
 
-def test_the_checked_in_pipeline_is_what_compiles_now(tmp_path: Path) -> None:
+def test_the_checked_in_pipeline_equals_the_compiled_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vhm.cli", "pipeline", "compile", "--out", str(tmp_path / "vhm.yaml")]
     subprocess.run(command, check=True, capture_output=True)
     compiled, kept = ((yaml.safe_load_all((p / "vhm.yaml").read_text())) for p in (tmp_path, ROOT / "pipelines"))
     assert list(compiled) == list(kept), "run `make pipeline`"
 
 
-def test_dvc_repro_gives_the_same_weights_and_then_does_nothing(
+def test_dvc_repro_gives_the_same_weights_and_is_then_up_to_date(
     run: Path, cut: Path, cut_recipe: Path, tmp_path: Path
 ) -> None:
     project = tmp_path / "project"

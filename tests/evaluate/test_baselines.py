@@ -45,7 +45,7 @@ def test_blind_compares_the_questions_answered_both_ways() -> None:
     assert blind_baseline(result, predictions, [], "strict", 100) is None
 
 
-def test_rows_that_the_published_profile_skips_are_left_out_of_the_margin() -> None:
+def test_rows_that_the_published_profile_skips_are_not_in_the_margin() -> None:
     result, predictions = assessed("counting", [("3", "many"), ("3", "3"), ("4", "5")], "rsevalkit")
     majority = majority_baseline(result, predictions, "rsevalkit", 100)
     assert majority is not None

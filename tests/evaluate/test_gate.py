@@ -22,7 +22,7 @@ def test_gate_requires_thresholds_margins_and_no_regression() -> None:
     assert checks[1].name == "grounding.precision against the baseline"
 
 
-def test_the_primary_metric_is_that_of_the_type_whatever_the_scores_call_it() -> None:
+def test_the_primary_metric_is_that_of_the_type_not_the_one_named_in_the_scores() -> None:
     before = {"tasks": {"footprints": {"type": "ciou", "ciou": 0.5, "figure": "mean_iou", "mean_iou": 0.9}}}
     candidate = {"tasks": {"footprints": {"type": "ciou", "ciou": 0.6}}}
     assert [(check.name, check.passed) for check in gate(candidate, GateRecipe(), before)] == [
@@ -42,7 +42,7 @@ def test_gate_does_not_compare_different_conditions(field: str, values: tuple[st
 
 
 @pytest.mark.parametrize("content", [[], {}, {"tasks": 3}, {"tasks": {"presence": 0.5}}])
-def test_what_is_not_a_scores_file_is_named(content: object) -> None:
+def test_content_other_than_a_scores_file_is_refused(content: object) -> None:
     with pytest.raises(InputError, match=r"the candidate is not a scores\.json"):
         gate(content, GateRecipe())
 

@@ -21,7 +21,7 @@ modes = st.sampled_from(["strict", "rsevalkit"])
 
 
 def example(answer_type: AnswerType, pred: str | None = None) -> dict[str, object]:
-    """The type's example as a row of a predictions file, with another prediction where one is given."""
+    """The type's example as a row of a predictions file, with another prediction if one is given."""
     row = answer_type.example
     prediction = row.prediction if pred is None else pred
     return {"size": row.size, "query": row.query, "answer": row.target, "pred": prediction}

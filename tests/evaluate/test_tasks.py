@@ -29,7 +29,7 @@ def test_deceptive_tasks_are_the_published_false_ones() -> None:
     assert {task.key for task in TASKS if task.deceptive} == {task.key for task in TASKS if "_false_" in task.key}
 
 
-def test_names_and_published_keys_lead_to_one_task() -> None:
+def test_a_name_and_a_published_key_find_the_same_task() -> None:
     assert all(find_task(task.name) is find_task(task.key.upper()) is task for task in TASKS)
 
 

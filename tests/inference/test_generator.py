@@ -89,7 +89,7 @@ def test_only_one_question_can_be_streamed(generator: Generator) -> None:
 
 
 class LetterTokenizer:
-    """One code point an id, 0 ends the answer; "\U0001f6a2" is two ids, the first of which decodes to U+FFFD."""
+    """Each id is one code point, 0 ends the answer; "\U0001f6a2" is two ids, the first of which decodes to U+FFFD."""
 
     eos_token_id = 0
 
@@ -115,7 +115,7 @@ def stream(tokens: list[str], final: str, stop: tuple[str, ...] = ()) -> list[st
         ([" a", " b", " "], "a b", (), ["a", " b"]),
         (["a", "\ufffd", "!"], "a\U0001f6a2", (), ["a", "\U0001f6a2"]),
         (["a", "\ufffd"], "a\ufffd", (), ["a", "\ufffd"]),
-        (["abc", "d", "e. F"], "abcde", (".",), ["ab", "c", "de"]),  # the last token holds text behind the stop string
+        (["abc", "d", "e. F"], "abcde", (".",), ["ab", "c", "de"]),  # the last token has text after the stop string
         (["a river", "\n"], "a river", ("\n",), ["a rive", "r"]),
         (["on", "e t", "wo"], "one ", ("two",), ["on", "e "]),
         (["tw", "o"], "", ("two",), []),

@@ -1,4 +1,4 @@
-"""Scheduling without a model: which questions share a batch, and what one client's failure does to the others."""
+"""Scheduling without a model: which questions share a batch, and one client's failure does not affect the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GREEDY = Sampling(8)
 
 
 class FakeGenerator:
-    """Answers with the question's text in capitals and records its batches; `open` lets it answer."""
+    """Answers with the question's text in capitals and records its batches; it answers while `open` is set."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []

@@ -79,7 +79,7 @@ def test_the_warm_start_stage_assembles_parts(sample: Path, parts, tmp_path: Pat
         (lambda clip, llm: (llm / "tokenizer.json").unlink(), "cannot load"),
     ],
 )
-def test_unusable_parts_are_named(parts, tmp_path: Path, change, message: str) -> None:
+def test_errors_name_unusable_parts(parts, tmp_path: Path, change, message: str) -> None:
     change(*parts)
     with pytest.raises(InputError, match=message):
         assemble_base(*parts, tmp_path / "out", [2, 4, 6])

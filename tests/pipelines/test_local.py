@@ -1,4 +1,4 @@
-"""The runners of a local run: what a container gets, and errors before anything runs."""
+"""The runners of a local run: mounts and user of a container, and errors before a run starts."""
 
 from __future__ import annotations
 

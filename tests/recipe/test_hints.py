@@ -58,7 +58,7 @@ LEAF = {"color": 1}
         ({"either": [LEAF]}, "either.0.color"),
     ],
 )
-def test_hints_see_through_every_kind_of_annotation(values: dict[str, object], path: str) -> None:
+def test_hints_follow_every_kind_of_annotation(values: dict[str, object], path: str) -> None:
     with pytest.raises(ValidationError) as error:
         Tree.model_validate(values)
     assert explain(error.value, Tree) == f"unknown key {path!r}; did you mean 'colour'?"

@@ -1,4 +1,4 @@
-"""A real KServe server over loopback: V1, V2, OpenAI, the page in a real browser, and what it refuses."""
+"""A real KServe server over loopback: V1, V2, OpenAI, the page in a real browser, and refused requests."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_a_body_larger_than_the_limit_is_refused_unread(url: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_person_asks_through_the_page(url: str, cut: Path, tmp_path: Path) -> None:
+def test_the_page_answers_a_question_in_a_browser(url: str, cut: Path, tmp_path: Path) -> None:
     from playwright.sync_api import expect, sync_playwright
 
     chromium = shutil.which("chromium")
@@ -225,7 +225,7 @@ def test_a_tiff_is_decoded_with_the_bands_that_the_model_was_trained_on(url: str
 
 
 @pytest.mark.parametrize("aspect", ["crop", "pad"])
-def test_the_served_model_is_shown_the_pixels_of_its_own_processor(
+def test_the_served_model_receives_the_pixels_of_its_own_processor(
     cut: Path, cut_recipe: Path, tmp_path: Path, aspect: Aspect
 ) -> None:
     """Over HTTP as in the generator, and both as plain transformers, whether the model crops or pads."""

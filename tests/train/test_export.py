@@ -1,4 +1,4 @@
-"""An exported model is shown the pixels that it was trained on."""
+"""An exported model receives the same pixels at inference as in training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vhm.train.samples import EncodedSamples, encode_samples
 
 
 def wide_image(index: Index, root: Path) -> np.ndarray:
-    """Write a wide image as that of the first record; its pixels. Cropping and padding differ on it."""
+    """Write a wide image for the first record and return its pixels; cropping and padding differ on it."""
     pixels = np.random.default_rng(0).integers(0, 255, (90, 200, 3), dtype=np.uint8)
     path = root / str(image_name(index[0]))
     path.parent.mkdir(parents=True)

@@ -49,7 +49,7 @@ def logged_steps(out: Path) -> list[dict[str, object]]:
 
 
 def wait_for_steps_after_a_checkpoint(out: Path) -> None:
-    """Until the log has steps that the newest checkpoint lacks: a resumed run repeats them."""
+    """Wait until the log has steps that the newest checkpoint lacks: a resumed run repeats them."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
         saved = [int(folder.name.removeprefix("step-")) for folder in (out / "checkpoints").glob("step-*")]

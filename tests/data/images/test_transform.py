@@ -1,4 +1,4 @@
-"""One transform: training, evaluation, serving and plain transformers see the same pixels of the same model."""
+"""One transform: training, evaluation, serving and plain transformers compute the same pixels for a model."""
 
 from __future__ import annotations
 

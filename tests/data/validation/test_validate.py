@@ -268,7 +268,7 @@ def interrupted_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[l
 
 
 def test_a_bad_record_does_not_affect_others(images: Path, tmp_path: Path) -> None:
-    """Not even one that is not JSON: the list is split by its structure."""
+    """The list is split by its structure, so not even a record that is not JSON affects the others."""
     broken = [b'{"id": NaN}', b"{'single': 1}", b'{"a": "\xff"}', b'{"id": 1, "id": 2}', b"[[[1]]]", b"nothing"]
     content = b",".join([json.dumps(good(0)).encode(), *broken, json.dumps(good(1)).encode()])
     (tmp_path / "list.json").write_bytes(b"[" + content + b"]")

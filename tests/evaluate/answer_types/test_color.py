@@ -28,6 +28,6 @@ def test_exact_counts_the_rows_with_all_colors_and_no_other() -> None:
     assert (metrics["accuracy"], metrics["exact"]) == (pytest.approx(0.5), pytest.approx(1 / 3))
 
 
-def test_twenty_half_right_rows_leave_no_doubt_about_their_mean() -> None:
+def test_the_interval_of_twenty_equal_rows_has_no_width() -> None:
     metrics = score("color", [prediction_row("red", "red, blue")] * 20)
     assert (metrics["accuracy"], metrics["accuracy_low"], metrics["accuracy_high"]) == (0.5, 0.5, 0.5)

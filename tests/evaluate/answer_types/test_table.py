@@ -101,7 +101,7 @@ def test_a_scorer_returns_one_outcome_a_row_and_typed_metrics(row: AnswerType, m
 
 @pytest.fixture
 def extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The package with one more module, as if it lay in its folder."""
+    """The package with one more module, as if that were in its folder."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "zz_outline.py").write_text(MODULE)
     monkeypatch.setattr(answer_types, "__path__", [*answer_types.__path__, str(tmp_path / "modules")])
