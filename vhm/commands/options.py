@@ -14,7 +14,7 @@ RecipeOption = Annotated[
 ]
 ModelRecipeOption = Annotated[
     Optional[str],
-    typer.Option("--recipe", help="A preset's name or a YAML file; by default the recipe that the model carries."),
+    typer.Option("--recipe", help="A preset's name or a YAML file; by default the recipe in the model directory."),
 ]
 PresetOption = Annotated[str, typer.Option("--recipe", help="A preset's name or a YAML file.")]
 SetOption = Annotated[

@@ -24,7 +24,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] | None = None) -> R
 
 
 def choose_recipe(given: str | None, overrides: Sequence[str] | None = None, model: Path | None = None) -> Recipe:
-    """The recipe of a command: `given`, else the one that the model directory carries, else the defaults."""
+    """The recipe of a command: `given`, else the one in the model directory, else the defaults."""
     if given is not None:
         return load_recipe(given, overrides)
     if model is not None and (model / RECIPE_FILE).is_file():
@@ -51,7 +51,7 @@ def presets() -> list[str]:
 
 
 def _read(source: str | Path) -> tuple[str, str]:
-    """The YAML text, and the name of where it is from."""
+    """The YAML text, and the name of its source for messages."""
     if str(source) in presets():
         return resources.files("vhm.recipe").joinpath("presets", f"{source}.yaml").read_text(), f"recipe {source}"
     try:

@@ -73,7 +73,7 @@ class ImageTransform:
 
     def store_in(self, processor: LlavaProcessor) -> None:
         """Store this transform in a processor, so that inference uses the same pixels as training."""
-        # A new image processor: models of other projects carry CLIP's, which cannot pad to a square.
+        # A new image processor: models of other projects have CLIP's, which cannot pad to a square.
         from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
         image_processor = LlavaImageProcessorPil(

@@ -45,11 +45,11 @@ MIN_SIDE = 0.5  # of a window: a quarter of the area
 MAX_WINDOWS = 40_000_000  # in memory, 24 bytes each; beyond that only complete images are compared
 
 _THUMBNAIL = 64  # pixels of a side
-_CELLS = 32  # a window is sampled as so many cells squared
+_CELLS = 32  # per side of a sampled window
 _COEFFICIENTS = 8  # DCT coefficients of a side
 _MAX_MATCHES = 20_000  # hashes near those of one image
 _MAX_CANDIDATES = 60  # matches of one image that are compared
-_MAX_CANDIDATES_PER_IMAGE = 3  # of them, with the same evaluation image
+_MAX_CANDIDATES_PER_IMAGE = 3  # of them, those with the same evaluation image
 _WHOLE: _Box = (0.0, 0.0, 1.0, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""presence: is there a ship in the image? Yes or no."""
+"""presence: whether a ship is in the image, yes or no."""
 
 from __future__ import annotations
 
