@@ -57,4 +57,4 @@ def test_the_text_reports_training_evaluation_and_provenance(model: Path) -> Non
 
 def test_the_code_in_the_card_is_valid_python(model: Path) -> None:
     code = (model / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    compile(code, "README.md", "exec")
+    assert "AutoModelForImageTextToText" in compile(code, "README.md", "exec").co_names

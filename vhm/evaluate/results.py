@@ -112,7 +112,7 @@ def scores_json(result: EvaluationResult) -> dict[str, object]:
 def metrics_json(result: TaskResult) -> dict[str, float]:
     """`n`, `failed`, and the metrics by name, the primary one first; intervals as NAME_low and NAME_high.
 
-    JSON has no infinity: a metric that is not finite is left out, for 0 would be the best of errors.
+    JSON has no infinity: a metric that is not finite is left out: 0 would be the best possible error.
     """
     content: dict[str, float] = {"n": result.n, "failed": result.failed}
     for metric in [result.primary, *result.metrics] if result.primary else result.metrics:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vhm.artifacts.lineage import verify
 from vhm.data.encode import CHAT_TEMPLATES
+from vhm.data.images.transform import ImageTransform
 from vhm.data.records import IMAGE_MARKER
 from vhm.errors import CheckpointError, first_line
 
@@ -149,12 +150,10 @@ def build_processor(
     `pad`: images are padded to a square with CLIP's mean colour before they are resized.
     """
     from transformers import LlavaProcessor
-    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-    side = config.vision_config.image_size
-    size = {"height": side, "width": side}
+    transform = ImageTransform(config.vision_config.image_size, "pad" if pad else "crop")
     return LlavaProcessor(
-        image_processor=LlavaImageProcessorPil(do_pad=pad, size={"shortest_edge": side}, crop_size=size),
+        image_processor=transform.image_processor(),
         tokenizer=tokenizer,
         patch_size=config.vision_config.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,

@@ -28,6 +28,7 @@ from vhm.io import JsonObject
 if TYPE_CHECKING:
     import torch
     from transformers import LlavaProcessor
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 Pixels = NDArray[np.uint8]
 Aspect = Literal["pad", "crop"]
@@ -74,6 +75,10 @@ class ImageTransform:
     def store_in(self, processor: LlavaProcessor) -> None:
         """Store this transform in a processor, so that inference uses the same pixels as training."""
         # A new image processor: models of other projects have CLIP's, which cannot pad to a square.
+        processor.image_processor = self.image_processor()
+
+    def image_processor(self) -> LlavaImageProcessorPil:
+        """The image processor of plain transformers that gives the same pixels."""
         from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
         image_processor = LlavaImageProcessorPil(
@@ -86,7 +91,7 @@ class ImageTransform:
         # Settings that plain transformers does not have; None is not written.
         image_processor.bands = self.bands
         image_processor.scaled_decode = self.scaled_decode or None
-        processor.image_processor = image_processor
+        return image_processor
 
     @property
     def fill(self) -> tuple[int, int, int]:
