@@ -31,8 +31,8 @@ from vhm.io import JsonObject, read_json, read_json_object, sha256_tree, write_j
 from vhm.recipe import GateRecipe, Recipe, parse_recipe
 
 if TYPE_CHECKING:
-    from vhm.data.validation.chunks import ValidationRequest
     from vhm.data.validation.record_checks import Kind
+    from vhm.data.validation.request import ValidationRequest
     from vhm.evaluate.gate import Check
     from vhm.model.warm_start import WarmStart
 
@@ -128,7 +128,7 @@ def parse_kind(text: str) -> Kind:
 
 def validation_request(settings: Recipe, kind: Kind, root: Path) -> ValidationRequest:
     """The lists of `kind` and their images by the data section, with the evaluation lists to search for leaks."""
-    from vhm.data.validation.chunks import ValidationRequest
+    from vhm.data.validation.request import ValidationRequest
 
     evaluation = evaluation_root(settings, root)
     data = settings.data

@@ -45,7 +45,8 @@ def find(job: tuple[Path, int, str | None]) -> str | None:
     fingerprints, number, kind = job
     image = terrain(number) if kind is None else changed(number, kind)
     content = jpeg(image, 50 if kind == "JPEG q50" else 85)
-    return load_finder(fingerprints).find(fingerprint(content))
+    leak = load_finder(fingerprints).find(fingerprint(content))
+    return None if leak is None else leak.evaluation
 
 
 def named_fingerprint(number: int) -> tuple[str, Fingerprint]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vhm.data.validation.chunks import ValidationRequest
 from vhm.data.validation.record_checks import Kind
+from vhm.data.validation.request import ValidationRequest
 from vhm.data.validation.validate import Validation
 from vhm.data.validation.validate import validate as run
 

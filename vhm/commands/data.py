@@ -20,7 +20,7 @@ from vhm.commands.options import (
 from vhm.errors import InputError
 
 if TYPE_CHECKING:
-    from vhm.data.validation.chunks import ValidationRequest
+    from vhm.data.validation.request import ValidationRequest
     from vhm.recipe import Recipe
 
 data_app = typer.Typer(help="Datasets: pack into shards, publish in S3, fetch.", no_args_is_help=True)

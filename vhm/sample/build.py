@@ -64,7 +64,7 @@ def remake_projector(data: Path, work: Path) -> None:
     """
     import torch
 
-    from vhm.data.validation.chunks import ValidationRequest
+    from vhm.data.validation.request import ValidationRequest
     from vhm.data.validation.validate import validate
     from vhm.model.projector import read_projector
     from vhm.recipe import load_recipe

@@ -13,6 +13,7 @@ from PIL import Image, ImageEnhance
 from tests.support.terrain import terrain
 from vhm.data.validation.contamination import (
     MAX_DISTANCE,
+    Fingerprint,
     HashIndex,
     LeakFinder,
     fingerprint,
@@ -21,6 +22,11 @@ from vhm.data.validation.contamination import (
 )
 
 RANDOM = np.random.default_rng(5)
+
+
+def evaluation_name(finder: LeakFinder, image: Fingerprint) -> str | None:
+    leak = finder.find(image)
+    return None if leak is None else leak.evaluation
 
 
 def jpeg(image: Image.Image, quality: int = 90) -> bytes:
@@ -77,7 +83,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_copy_is_found(change: str, evaluation_images: list[Image.Image], finder: LeakFinder) -> None:
-    names = [finder.find(fingerprint(jpeg(CHANGES[change](image), 75))) for image in evaluation_images]
+    names = [evaluation_name(finder, fingerprint(jpeg(CHANGES[change](image), 75))) for image in evaluation_images]
     assert sum(name == str(n) for n, name in enumerate(names)) >= 29
     assert all(name in (None, str(n)) for n, name in enumerate(names))
 
@@ -107,7 +113,7 @@ def test_the_nearest_hash_is_found_among_too_many_matches() -> None:
 def test_a_uniform_image_is_found_by_its_bytes_alone() -> None:
     flat = jpeg(Image.new("RGB", (64, 64), (3, 40, 90)))
     finder = LeakFinder([("lake", fingerprint(flat))])
-    assert finder.find(fingerprint(flat)) == "lake"
+    assert evaluation_name(finder, fingerprint(flat)) == "lake"
     assert finder.find(fingerprint(jpeg(Image.new("RGB", (64, 64), (4, 41, 90))))) is None, (
         "every calm lake looks the same"
     )
@@ -131,4 +137,5 @@ def test_islands_in_two_lakes_do_not_match() -> None:
 def test_a_saved_finder_finds_the_same(evaluation_images: list[Image.Image], tmp_path: Path) -> None:
     named = [(f"Straße {n}", fingerprint(jpeg(padded(image)))) for n, image in enumerate(evaluation_images[:3])]
     save_fingerprints(tmp_path / "fingerprints.npz", named)
-    assert load_finder(tmp_path / "fingerprints.npz").find(fingerprint(jpeg(evaluation_images[2]))) == "Straße 2"
+    finder = load_finder(tmp_path / "fingerprints.npz")
+    assert evaluation_name(finder, fingerprint(jpeg(evaluation_images[2]))) == "Straße 2"

@@ -3,6 +3,7 @@
 stream          where each record of a list file begins and ends; strict JSON
 text_rules      what the turns of a conversation may contain
 record_checks   one record → a row of the manifest or a reject reason
+request         what a validation checks: lists, image stores, settings
 chunks          chunks of lists checked by processes, resumable, in splits
 contamination   training images that show an evaluation image
 expectations/   Great Expectations suites over the accepted records

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,15 +28,14 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from vhm.artifacts.lineage import code_hash
-from vhm.data.images import DEFAULT_LIMITS, Limits
 from vhm.data.images.stores import ImageStore, open_store
 from vhm.data.records import image_name
 from vhm.data.validation.contamination import Fingerprint, fingerprint, load_finder, save_fingerprints
-from vhm.data.validation.record_checks import AcceptedRow, Kind, RecordChecker, RejectedRow
-from vhm.data.validation.stream import RecordList, open_list, parse_record
+from vhm.data.validation.record_checks import AcceptedRow, RecordChecker, RejectedRow
+from vhm.data.validation.request import ValidationRequest
+from vhm.data.validation.stream import RecordList, parse_record
 from vhm.errors import ImageError, InputError, RecordError
-from vhm.io import jsonl, sha256_file, write_bytes
+from vhm.io import jsonl, write_bytes
 from vhm.processes import workers
 from vhm.progress import track
 
@@ -51,50 +50,6 @@ _IMAGE_COST = 10  # a chunk whose images are checked has this many times fewer r
 _MIN_RECORDS_FOR_PROCESSES = 2_000  # starting processes takes longer than checking fewer records
 _READ_THREADS = 2  # images are read and decoded outside the interpreter lock: threads hide the latency of a disk …
 _REMOTE_READ_THREADS = 16  # … and more of them the latency of a network
-
-
-@dataclass(frozen=True)
-class ValidationRequest:
-    """The lists to validate (for "eval" also directories of evaluation files) and their image store.
-
-    `against` are evaluation lists or directories whose images must not occur in the lists, `against_images` their
-    image store if it is not `images`. `max_text` is in characters; `bands` are the TIFF bands to read as RGB.
-    """
-
-    sources: Sequence[Path]
-    images: str | Path
-    kind: Kind = "sft"
-    against: Sequence[Path] = ()
-    against_images: str | Path | None = None
-    max_text: int = 20_000
-    limits: Limits = DEFAULT_LIMITS
-    skip_images: bool = False
-    bands: tuple[int, int, int] | None = None
-
-    @cached_property
-    def lists(self) -> list[RecordList]:
-        return [records for source in self.sources for records in open_lists(source, self.kind)]
-
-    @cached_property
-    def evaluation_lists(self) -> list[tuple[str | Path, RecordList]]:
-        """The lists whose images must not occur in `lists`, each with the location of its image store."""
-        others = self.against_images or self.images
-        return [
-            (source if source.is_dir() else others, records)
-            for source in self.against
-            for records in open_lists(source, "eval")
-        ]
-
-    @cached_property
-    def key(self) -> str:
-        """A hash of everything that a chunk's results depend on, except the contents of images."""
-        inputs = [
-            [sha256_file(records.path) for records in self.lists],
-            [str(self.images), self.kind, self.max_text, repr(self.limits), self.skip_images, self.bands],
-            [[str(images), sha256_file(records.path)] for images, records in self.evaluation_lists],
-            code_hash(),
-        ]
-        return hashlib.sha256(orjson.dumps(inputs)).hexdigest()
 
 
 def check_split(request: ValidationRequest, out: Path, split: tuple[int, int]) -> list[Path]:
@@ -190,18 +145,6 @@ def record_at(lists: list[RecordList], index: int) -> object:
     [chunk] = _chunks(lists, index, index + 1, 1)
     [raw] = chunk.records()
     return parse_record(raw)
-
-
-def open_lists(source: Path, kind: Kind) -> list[RecordList]:
-    """The list file; for "eval" also every evaluation file of a directory."""
-    if not source.is_dir():
-        return [open_list(source)]
-    if kind != "eval":
-        raise InputError(f"{source} is a directory: give a list file, or --kind eval")
-    files = sorted(source.glob("*.json"))
-    if not files:
-        raise InputError(f"{source} contains no evaluation file (*.json)")
-    return [open_list(file) for file in files]
 
 
 def write_table(path: Path, table: pa.Table) -> None:

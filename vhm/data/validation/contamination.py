@@ -27,6 +27,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from vhm.data.images import load_pixels
 from vhm.data.images.resize import compiled
+from vhm.data.validation.findings import Leak
 
 log = logging.getLogger(__name__)
 
@@ -120,32 +121,33 @@ class LeakFinder:
         )
         self._oriented_index = HashIndex([oriented[number] for number in self._textured])
 
-    def find(self, image: Fingerprint) -> str | None:
-        """The name of the evaluation image that `image` shows, or None."""
+    def find(self, image: Fingerprint) -> Leak | None:
+        """The evaluation image that `image` shows, or None."""
         if image.sha256 in self._by_sha256:
-            return self._by_sha256[image.sha256]
+            return Leak(self._by_sha256[image.sha256], "identical", 1.0)
         for view in image.views:
-            name = self._find(view) if self._names and _has_contrast(view) else None
-            if name is not None:
-                return name
+            leak = self._find(view) if self._names and _has_contrast(view) else None
+            if leak is not None:
+                return leak
         return None
 
-    def _find(self, view: GreyImage) -> str | None:
+    def _find(self, view: GreyImage) -> Leak | None:
         coefficients = _coefficients(view)
         hashes = _perceptual_hashes(_oriented_coefficients(coefficients[0]))
-        name = self._find_image(view, hashes)
-        if name is None and _is_textured(view):
+        leak = self._find_image(view, hashes)
+        if leak is None and _is_textured(view):
             name = self._find_crop_of_evaluation(view, hashes)
             if name is None:
                 name = self._find_crop_of_training(view, _perceptual_hashes(coefficients[1:]))
-        return name
+            leak = None if name is None else Leak(name, "part", 1.0)
+        return leak
 
-    def _find_image(self, view: GreyImage, oriented: NDArray[np.uint64]) -> str | None:
+    def _find_image(self, view: GreyImage, oriented: NDArray[np.uint64]) -> Leak | None:
         """An evaluation image that is `view` in any orientation."""
         matches = ((orientation, number, 0) for orientation, number in self._images_index.find(oriented))
         for orientation, number, _ in _candidates(matches):
             if _correlate(_orientations(view)[orientation], self._views[number], self._windows[0]):
-                return self._names[number]
+                return Leak(self._names[number], "transformed" if orientation else "re-encoded", 1.0)
         return None
 
     def _find_crop_of_evaluation(self, view: GreyImage, oriented: NDArray[np.uint64]) -> str | None:

@@ -14,6 +14,7 @@ from vhm.data.images import Limits, load_pixels
 from vhm.data.images.stores import ImageStore
 from vhm.data.records import IMAGE_MARKER, check_turns, image_name
 from vhm.data.validation.contamination import LeakFinder, fingerprint
+from vhm.data.validation.findings import Leak
 from vhm.data.validation.stream import parse_record
 from vhm.data.validation.text_rules import check_turn, is_boilerplate, is_refusal, lacks_options
 from vhm.errors import ImageError, RecordError
@@ -57,11 +58,11 @@ class RejectedRow:
 
 @dataclass(frozen=True)
 class _CheckedImage:
-    """`size` is (width, height); `leak` is the evaluation image that the image shows, if any."""
+    """`size` is (width, height); `leak` names the evaluation image that the image shows, if any."""
 
     sha256: str
     size: tuple[int, int]
-    leak: str | None
+    leak: Leak | None
 
 
 class RecordChecker:
@@ -171,7 +172,7 @@ class RecordChecker:
         if size is not None and size != [width, height]:
             raise RecordError("image_size", f"the image file is {width}×{height}, but the record's 'size' is {size}")
         if image.leak is not None:
-            raise RecordError("leak", f"{LEAK_DETAIL}{image.leak}")
+            raise RecordError("leak", f"{LEAK_DETAIL}{image.leak.evaluation}")
         return image
 
     def _load(self, name: str, store: ImageStore) -> _CheckedImage | ImageError:

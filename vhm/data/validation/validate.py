@@ -32,7 +32,6 @@ from vhm.data.index import IndexWriter
 from vhm.data.records import image_name
 from vhm.data.validation.chunks import (
     CHUNKS,
-    ValidationRequest,
     check_split,
     chunks_of_splits,
     read_chunk,
@@ -52,6 +51,7 @@ from vhm.data.validation.expectations import (
 )
 from vhm.data.validation.leaks import Leak, write_leaks
 from vhm.data.validation.record_checks import LEAK_DETAIL, Kind, RejectedRow
+from vhm.data.validation.request import ValidationRequest
 from vhm.data.validation.stream import RecordList
 from vhm.errors import CheckFailed
 from vhm.io import JsonObject, sha256_file, write_json
