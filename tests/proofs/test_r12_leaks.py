@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from tests.support.terrain import terrain
-from vhm.data.validation.contamination import Fingerprint, fingerprint, load_finder, save_fingerprints
+from vhm.data.validation.similarity import Fingerprint, fingerprint, load_finder, save_fingerprints
 
 COPIES = ["copy", "JPEG q50", "half size", *(f"orientation {n}" for n in range(8)), "brightness"]
 CROPS = ["crop 95 %", "crop 90 %", "crop 80 %"]

@@ -5,7 +5,7 @@ text_rules      what the turns of a conversation may contain
 record_checks   one record → a row of the manifest or a reject reason
 request         what a validation checks: lists, image stores, settings
 chunks          chunks of lists checked by processes, resumable, in splits
-contamination   training images that show an evaluation image
+similarity/     leaks of evaluation images, near-duplicates, blank images
 expectations/   Great Expectations suites over the accepted records
 validate        chunks → manifest, rejected records, verdict
 leaks, report   pages for people

@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 
 from vhm.data.images.stores import ImageStore, open_store
 from vhm.data.records import image_name
-from vhm.data.validation.contamination import Fingerprint, fingerprint, load_finder, save_fingerprints
 from vhm.data.validation.record_checks import AcceptedRow, RecordChecker, RejectedRow
 from vhm.data.validation.request import ValidationRequest
+from vhm.data.validation.similarity import Fingerprint, fingerprint, load_finder, save_fingerprints
 from vhm.data.validation.stream import RecordList, parse_record
 from vhm.errors import ImageError, InputError, RecordError
 from vhm.io import jsonl, write_bytes

@@ -13,8 +13,8 @@ import orjson
 from vhm.data.images import Limits, load_pixels
 from vhm.data.images.stores import ImageStore
 from vhm.data.records import IMAGE_MARKER, check_turns, image_name
-from vhm.data.validation.contamination import LeakFinder, fingerprint
 from vhm.data.validation.findings import Leak
+from vhm.data.validation.similarity import LeakFinder, fingerprint
 from vhm.data.validation.stream import parse_record
 from vhm.data.validation.text_rules import check_turn, is_boilerplate, is_refusal, lacks_options
 from vhm.errors import ImageError, RecordError

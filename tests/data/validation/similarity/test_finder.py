@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from tests.support.terrain import terrain
-from vhm.data.validation.contamination import (
+from vhm.data.validation.similarity.copies import (
     MAX_DISTANCE,
     Fingerprint,
     HashIndex,

@@ -1,0 +1,22 @@
+"""Comparing images: leaks of evaluation images into training lists, near-duplicates, and images without content."""
+
+from vhm.data.validation.similarity.copies import (
+    Fingerprint,
+    LeakFinder,
+    fingerprint,
+    load_finder,
+    save_fingerprints,
+)
+from vhm.data.validation.similarity.duplicates import near_duplicates
+from vhm.data.validation.similarity.summary import ImageSummary, summarise
+
+__all__ = [
+    "Fingerprint",
+    "ImageSummary",
+    "LeakFinder",
+    "fingerprint",
+    "load_finder",
+    "near_duplicates",
+    "save_fingerprints",
+    "summarise",
+]
