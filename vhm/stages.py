@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 import yaml
 
 from vhm.data.images import Limits
+from vhm.data.images.options import SourceOptions
 from vhm.data.images.stores import join
 from vhm.errors import InputError, VhmError, first_line
 from vhm.io import JsonObject, read_json, read_json_object, sha256_tree, write_json, write_text
@@ -140,7 +141,7 @@ def validation_request(settings: Recipe, kind: Kind, root: Path) -> ValidationRe
         () if kind == "eval" else [evaluation],
         max_text=data.max_text,
         limits=Limits(max_pixels=data.max_pixels),
-        bands=data.bands,
+        image_options=SourceOptions.from_recipe(data),
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vhm.data.images.options import ImageOptions, SourceOptions
 from vhm.data.images.transform import Aspect, ImageTransform
 from vhm.inference.generator import Generator, Question, Sampling
 from vhm.inference.prompts import build_prompt
@@ -217,7 +218,8 @@ def test_a_tiff_is_decoded_with_the_bands_that_the_model_was_trained_on(url: str
     assert ask(url, content, QUESTION)
 
     def decoded(bands: tuple[int, int, int] | None) -> np.ndarray:
-        generator = SimpleNamespace(special_tokens=frozenset(), transform=ImageTransform(168, bands=bands))
+        transform = ImageTransform(168, options=SourceOptions(ImageOptions(bands)))
+        generator = SimpleNamespace(special_tokens=frozenset(), transform=transform)
         scheduler = SimpleNamespace(limits=ServingRecipe(), generator=generator)
         return read_question(content, QUESTION, scheduler, "it").image  # type: ignore[arg-type]
 

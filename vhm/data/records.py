@@ -86,6 +86,11 @@ def image_name(record: Mapping[str, object]) -> str | None:
     return posixpath.normpath(posixpath.join(str(folder), str(name)))
 
 
+def source_name(record: Mapping[str, object]) -> str:
+    """The source of a record, by which options and statistics are kept; "" for a record without one."""
+    return str(record.get("source_dataset") or record.get("image_path") or "")
+
+
 def check_turns(record: object) -> list[tuple[str, str]]:
     """The record's turns as (speaker, text) without a leading gpt turn. Raises RecordError if the form is wrong."""
     if not isinstance(record, Mapping):

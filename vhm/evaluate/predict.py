@@ -18,7 +18,7 @@ import orjson
 from vhm.artifacts.lineage import content_hash
 from vhm.data.images import load_image
 from vhm.data.images.stores import ImageStore, open_store
-from vhm.data.records import IMAGE_MARKER, check_turns, image_name
+from vhm.data.records import IMAGE_MARKER, check_turns, image_name, source_name
 from vhm.errors import CheckpointError, ImageError, InputError, RecordError
 from vhm.evaluate.predictions import (
     Prediction,
@@ -39,10 +39,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TaskQuestion:
-    """One record of a task's file: `index` is its position there, `image` the image's name in the image store."""
+    """One record of a task's file: `index` is its position there, `image` the image's name in the image store.
+
+    `source` is the record's source, which may have its own image options.
+    """
 
     index: int
     image: str
+    source: str
     text: str
     answer: str
     size: object
@@ -132,7 +136,7 @@ def _question(record: dict[str, object], index: int, file: Path, store: ImageSto
     if image is None:
         raise InputError(f"{file} record {index} names no image")
     size = record.get("size") or list(load_image(store.read(image)).size)
-    return TaskQuestion(index, image, text.replace(IMAGE_MARKER, "").strip(), answer, size)
+    return TaskQuestion(index, image, source_name(record), text.replace(IMAGE_MARKER, "").strip(), answer, size)
 
 
 def _prepare(folder: Path, key: RunKey, resume: bool) -> None:
@@ -166,7 +170,7 @@ def _generate(
     questions: dict[int, Question] = {}
     for question in batch:
         try:
-            image = generator.transform.decode(store.read(question.image))
+            image = generator.transform.decode(store.read(question.image), source=question.source)
         except ImageError as error:
             results[question.index] = Failure(str(error))
             continue

@@ -11,7 +11,7 @@ hints                                            one-line errors
 
 from vhm.recipe.base import BaseParts, BaseRecipe, Licence
 from vhm.recipe.cluster import ClusterRecipe
-from vhm.recipe.data import DataRecipe, Expectations
+from vhm.recipe.data import DataRecipe, Expectations, SourceRecipe, StretchRecipe
 from vhm.recipe.evaluate import EvaluationRecipe, GateRecipe
 from vhm.recipe.load import RECIPE_FILE, choose_recipe, load_recipe, parse_recipe, presets
 from vhm.recipe.recipe import Recipe
@@ -33,9 +33,11 @@ __all__ = [
     "Licence",
     "Recipe",
     "ServingRecipe",
+    "SourceRecipe",
     "Stage",
     "StageRecipe",
     "StorageRecipe",
+    "StretchRecipe",
     "Trainable",
     "choose_recipe",
     "load_recipe",

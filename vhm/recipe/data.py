@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from vhm.recipe.section import Name, PositiveInt, Section, Share
 
+Bands = tuple[PositiveInt, PositiveInt, PositiveInt]
+Percentile = Annotated[float, Field(ge=0, le=100)]
+
 
 class Expectations(Section):
     """Thresholds for an accepted list.
@@ -36,6 +39,36 @@ class Expectations(Section):
         return self
 
 
+class StretchRecipe(Section):
+    """The samples of more than 8 bits that become 0 and 255; `[2, 98]` is short for `{percentiles: [2, 98]}`."""
+
+    percentiles: tuple[Percentile, Percentile] | None = Field(None, description="percentiles of each band of an image")
+    range: tuple[float, float] | None = Field(None, description="sample values, the same for every image")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_short_form(cls, value: object) -> object:
+        return {"percentiles": value} if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> StretchRecipe:
+        given = [limits for limits in (self.percentiles, self.range) if limits is not None]
+        if len(given) != 1:
+            raise ValueError("give either percentiles or a range, as [low, high]")
+        if given[0][0] >= given[0][1]:
+            raise ValueError(f"the low end {given[0][0]:g} is not below the high end {given[0][1]:g}")
+        return self
+
+
+class SourceRecipe(Section):
+    """Options of one source, the `source_dataset` (or `image_path`) of its records."""
+
+    bands: Bands | None = Field(None, description="as data.bands; null: those of data.bands")
+    stretch: StretchRecipe | None = Field(None, description="as data.stretch; null: that of data.stretch")
+    licence: Name | None = Field(None, description="SPDX identifier in lower case, or other; null: not stated")
+    research_only: bool = Field(False, description="the terms exclude any other use")
+
+
 class DataRecipe(Section):
     """Lists and images, relative to the data root, and the limits that validation applies."""
 
@@ -55,8 +88,15 @@ class DataRecipe(Section):
     max_pixels: PositiveInt = Field(100_000_000, description="pixels of an image, at most")
     max_text: PositiveInt = Field(20_000, description="characters of a turn, at most")
     expect: Expectations = Expectations()
-    bands: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
-        None, description="bands of a TIFF to show as red, green, blue, from 1; null: its first three"
+    bands: Bands | None = Field(
+        None, description="bands of a TIFF or JPEG 2000 to show as red, green, blue, from 1; null: its first three"
+    )
+    stretch: StretchRecipe = Field(
+        StretchRecipe(percentiles=(2, 98)),
+        description="what samples of more than 8 bits become black and white: percentiles [low, high], or {range: …}",
+    )
+    sources: dict[Name, SourceRecipe] = Field(
+        default_factory=dict, description="bands, stretch and licence of single sources"
     )
     scaled_decode: bool = Field(False, description="decode huge JPEG tiles at the smallest scale that training needs")
     pixel_cache_gb: float = Field(0, ge=0, description="GB of resized pixels to cache on disk; 0: no cache")

@@ -13,7 +13,7 @@ from vhm.data.images.pixel_cache import PixelCache
 from vhm.data.images.stores import open_store
 from vhm.data.images.transform import ImageTransform, Pixels
 from vhm.data.index import Index
-from vhm.data.records import image_name
+from vhm.data.records import image_name, source_name
 from vhm.io import cache_directory
 from vhm.recipe import DataRecipe
 from vhm.train.samples import EncodedSamples
@@ -95,5 +95,6 @@ class TrainingSet:
 
     def _read_pixels(self, chosen: list[int]) -> list[Pixels]:
         """The images of the samples that have one, in their order, read in parallel."""
-        names = [image_name(self._index[int(self._samples.records[i])]) for i in chosen]
-        return list(self._readers.map(self._pixels.read, [name for name in names if name]))
+        records = [self._index[int(self._samples.records[i])] for i in chosen]
+        images = [(name, source_name(record)) for record in records if (name := image_name(record))]
+        return list(self._readers.map(lambda image: self._pixels.read(*image), images))

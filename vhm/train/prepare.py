@@ -14,6 +14,7 @@ import torch.distributed as distributed
 
 from vhm.artifacts.lineage import content_hash
 from vhm.data.encode import CHAT_TEMPLATES
+from vhm.data.images.options import SourceOptions
 from vhm.data.images.transform import ImageTransform
 from vhm.data.index import Index, open_index
 from vhm.errors import TrainError
@@ -170,11 +171,11 @@ def load_for_stage(
 
 
 def stage_transform(stage: StageRecipe, data: DataRecipe, processor: LlavaProcessor) -> ImageTransform:
-    """The image transform of a stage: the tower's size and normalisation, the recipe's aspect and bands."""
+    """The image transform of a stage: the tower's size and normalisation, the recipe's aspect and image options."""
     return replace(
         ImageTransform.from_processor(processor),
         aspect=stage.image_aspect,
-        bands=data.bands,
+        options=SourceOptions.from_recipe(data),
         scaled_decode=data.scaled_decode,
     )
 
@@ -189,11 +190,17 @@ def _shared_resume_key(training: TrainingRun, rank: Rank) -> ResumeKey:
 
 def _resume_key(training: TrainingRun, world_size: int) -> ResumeKey:
     return ResumeKey(
-        recipe_hash=training.recipe.hash(f"stages.{training.stage}"),
+        recipe_hash=_recipe_hash(training.recipe, training.stage),
         model_hash=content_hash(training.model),
         data_hash=_data_hash(training.manifests),
         world_size=world_size,
     )
+
+
+def _recipe_hash(recipe: Recipe, stage: str) -> str:
+    """A hash of the settings that a step depends on: the stage's, and how images become pixels."""
+    pixels = (SourceOptions.from_recipe(recipe.data), recipe.data.scaled_decode, recipe.data.max_pixels)
+    return hashlib.sha256(f"{recipe.hash(f'stages.{stage}')} {pixels!r}".encode()).hexdigest()
 
 
 def _data_hash(manifests: tuple[Path, ...]) -> str:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from vhm.data.images import Limits, load_image, load_pixels
+from vhm.data.images.options import ImageOptions, Stretch
 from vhm.data.images.resize import bicubic
 from vhm.data.images.transform import ImageTransform
 from vhm.errors import ImageError
@@ -190,15 +191,33 @@ def test_bands_are_selected() -> None:
     from vhm.sample.sources import fetch
 
     content = fetch("solaris").read("preproc_tutorial/ms1.tif")  # blue, green, red, near infrared
-    own, chosen = load_pixels(content), load_pixels(content, bands=(3, 2, 1))
+    own, chosen = load_pixels(content), load_pixels(content, options=ImageOptions((3, 2, 1)))
     assert np.array_equal(chosen, own[:, :, ::-1])
-    assert not np.array_equal(load_pixels(content, bands=(4, 3, 2))[:, :, 0], own[:, :, 0])
+    assert not np.array_equal(load_pixels(content, options=ImageOptions((4, 3, 2)))[:, :, 0], own[:, :, 0])
     png_of_three = raster(ramps(3), "PNG")
-    assert np.array_equal(load_pixels(png_of_three, bands=(4, 3, 2)), load_pixels(png_of_three)), (
+    assert np.array_equal(load_pixels(png_of_three, options=ImageOptions((4, 3, 2))), load_pixels(png_of_three)), (
         "bands apply to TIFFs only"
     )
     with pytest.raises(ImageError, match="4 bands: band 9"):
-        load_pixels(content, bands=(9, 1, 1))
+        load_pixels(content, options=ImageOptions((9, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("stretch", "low", "high"),
+    [(Stretch(0, 100), 100, 2100), (Stretch(10, 50), 300, 1100), (Stretch(0, 10_000, fixed=True), 0, 10_000)],
+)
+def test_the_stretch_is_between_percentiles_or_fixed_values(stretch: Stretch, low: float, high: float) -> None:
+    values = ramps(3)
+    pixels = load_pixels(raster(values), options=ImageOptions(stretch=stretch))
+    expected = np.clip((values.astype(float).transpose(1, 2, 0) - low) / (high - low), 0, 1) * 255
+    step = 2000 / 39 * 255 / (high - low)  # between neighbouring values, where a percentile may lie
+    assert np.abs(pixels - expected).max() <= (0.5 if stretch.fixed else step / 2)
+
+
+def test_samples_of_8_bits_are_never_stretched() -> None:
+    values = ramps(3, "uint8", 20, 90)
+    options = ImageOptions((3, 2, 1), Stretch(0, 50, fixed=True))
+    assert np.array_equal(load_pixels(raster(values), options=options), values[::-1].transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.images.test_decode import ramps, raster
+from vhm.data.images import load_pixels
+from vhm.data.images.options import ImageOptions, SourceOptions, Stretch
 from vhm.data.images.transform import Aspect, ImageTransform
 from vhm.errors import CheckpointError
 
@@ -53,14 +56,36 @@ def test_padding_has_the_mean_colour() -> None:
     assert pixels[:, 0].T.tolist() == [[122, 116, 104]] * 8
 
 
-def test_bands_and_scaled_decoding_are_stored_in_the_processor(base, tmp_path: Path) -> None:
+def test_image_options_and_scaled_decoding_are_stored_in_the_processor(base, tmp_path: Path) -> None:
     from transformers import AutoProcessor
 
     processor = copy.deepcopy(base[1])
-    transform = ImageTransform(168, "crop", (4, 3, 2), scaled_decode=True)
+    own = {"s2": ImageOptions((3, 2, 1), Stretch(0, 10_000, fixed=True)), "pan": ImageOptions((1, 1, 1))}
+    options = SourceOptions(ImageOptions((4, 3, 2), Stretch(1, 99)), own)
+    transform = ImageTransform(168, "crop", options, scaled_decode=True)
     transform.store_in(processor)
     processor.save_pretrained(tmp_path)
     assert ImageTransform.from_processor(AutoProcessor.from_pretrained(tmp_path)) == transform
+
+
+def test_a_processor_with_default_options_has_no_settings_of_ours(base, tmp_path: Path) -> None:
+    """Such a model's files are those that earlier versions wrote."""
+    processor = copy.deepcopy(base[1])
+    ImageTransform(168).store_in(processor)
+    processor.save_pretrained(tmp_path)
+    saved = (tmp_path / "processor_config.json").read_text()
+    assert not any(f'"{name}"' in saved for name in ("bands", "stretch", "sources", "scaled_decode"))
+
+
+def test_a_file_is_decoded_with_the_options_of_its_source() -> None:
+    content = raster(ramps(4))
+    own = ImageOptions((3, 2, 1), Stretch(0, 2100, fixed=True))
+    transform = ImageTransform(8, options=SourceOptions(ImageOptions((4, 3, 2)), {"s2": own}))
+    assert np.array_equal(transform.decode(content, source="s2"), load_pixels(content, options=own))
+    for other in ("", "landsat"):
+        assert np.array_equal(
+            transform.decode(content, source=other), load_pixels(content, options=ImageOptions((4, 3, 2)))
+        )
 
 
 @pytest.mark.parametrize(
@@ -68,6 +93,10 @@ def test_bands_and_scaled_decoding_are_stored_in_the_processor(base, tmp_path: P
     [
         ("bands", (0, 1), r"names the bands \(0, 1\)"),
         ("bands", 4, "names the bands 4"),
+        ("stretch", [2, 98], r"has the stretch \[2, 98\]"),
+        ("stretch", {"values": [2, 98]}, "has the stretch"),
+        ("sources", ["s2"], "has the sources"),
+        ("sources", {"s2": {"bands": [1]}}, "names the bands"),
         ("image_mean", 0.5, "image_mean 0.5"),
         ("resample", 2, "resample is 2"),
         ("do_center_crop", False, "do_center_crop is False"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vhm.data.images.options import DEFAULT_OPTIONS, ImageOptions, Stretch
 from vhm.errors import ImageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    Bands = tuple[int, int, int]
     Pixels = NDArray[np.uint8]
 
 for _library in ("PIL", "rasterio"):
@@ -44,25 +44,28 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def load_image(
-    source: str | Path | bytes, limits: Limits = DEFAULT_LIMITS, orient: bool = False, bands: Bands | None = None
+    source: str | Path | bytes,
+    limits: Limits = DEFAULT_LIMITS,
+    orient: bool = False,
+    options: ImageOptions = DEFAULT_OPTIONS,
 ) -> Image:
     """An image file or its bytes as an RGB PIL image.
 
-    Alpha is dropped; palettes and CMYK are converted. Samples of more than 8 bits and floats are stretched between the
-    2nd and 98th percentile of each band, ignoring a TIFF's no-data value. `orient` applies the EXIF orientation: for
-    users' images, never for training or evaluation files, whose boxes are in file pixels. `bands` are the bands of a
-    TIFF shown as red, green and blue, counted from 1 (default: the first three). Raises ImageError with a reason code.
+    Alpha is dropped; palettes and CMYK are converted. Samples of more than 8 bits and floats are stretched as `options`
+    say (by default between the 2nd and 98th percentile of each band), ignoring a TIFF's no-data value. `orient` applies
+    the EXIF orientation: for users' images, never for training or evaluation files, whose boxes are in file pixels.
+    Raises ImageError with a reason code.
     """
     from PIL import Image as images
 
-    return images.fromarray(load_pixels(source, limits, orient, bands))
+    return images.fromarray(load_pixels(source, limits, orient, options))
 
 
 def load_pixels(
     source: str | Path | bytes,
     limits: Limits = DEFAULT_LIMITS,
     orient: bool = False,
-    bands: Bands | None = None,
+    options: ImageOptions = DEFAULT_OPTIONS,
     at_least: int | None = None,
 ) -> Pixels:
     """As `load_image`, but as an array: uint8 [height, width, 3].
@@ -73,7 +76,7 @@ def load_pixels(
     content = _read(source, limits)
     where = str(source) if isinstance(source, (str, Path)) else "the image"
     try:
-        return _decode(content, where, limits, orient, bands, at_least)
+        return _decode(content, where, limits, orient, options, at_least)
     except ImageError:
         raise
     except Exception as error:  # decoders raise errors of every kind for damaged files
@@ -81,19 +84,19 @@ def load_pixels(
 
 
 def _decode(
-    content: bytes, where: str, limits: Limits, orient: bool, bands: Bands | None, at_least: int | None
+    content: bytes, where: str, limits: Limits, orient: bool, options: ImageOptions, at_least: int | None
 ) -> Pixels:
     import numpy as np
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     image: Image.Image
-    if bands is not None and content[:4] in _TIFF:
-        return _raster(content, where, limits, bands)
+    if options.bands is not None and content[:4] in _TIFF:
+        return _raster(content, where, limits, options)
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
         if content[:4] in _TIFF:  # several bands, or a sample type without a Pillow mode
-            return _raster(content, where, limits, bands)
+            return _raster(content, where, limits, options)
         raise ImageError("image_unknown", f"{where} is not one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         raise ImageError("image_bomb", f"{where} has too many pixels") from None
@@ -107,13 +110,13 @@ def _decode(
         if pixels is not None:
             return pixels
     if image.format == "TIFF" and (_is_deep(image, content) or _is_rotated_by_pillow(image, orient)):
-        image = _reread(image, content, where, limits)
+        image = _reread(image, content, where, limits, options.stretch)
     try:
         image.load()
     except Exception as error:
         raise ImageError("image_truncated", f"{where} cannot be decoded ({type(error).__name__})") from None
     if image.format == "PNG" and _is_deep(image, content):  # Pillow has verified the checksums
-        image = _reread(image, content, where, limits)
+        image = _reread(image, content, where, limits, options.stretch)
     if orient:
         image = ImageOps.exif_transpose(image)
     try:
@@ -135,11 +138,11 @@ def _is_rotated_by_pillow(image: Image, orient: bool) -> bool:
     return not orient and image.mode in ("L", "RGB", "RGBA") and image.getexif().get(_ORIENTATION, 1) != 1
 
 
-def _reread(image: Image, content: bytes, where: str, limits: Limits) -> Image:
+def _reread(image: Image, content: bytes, where: str, limits: Limits, stretch: Stretch) -> Image:
     """The image as read by rasterio, with the orientation tag of the original, which is not yet applied."""
     from PIL.Image import fromarray
 
-    reread = fromarray(_raster(content, where, limits, None))
+    reread = fromarray(_raster(content, where, limits, ImageOptions(stretch=stretch)))
     reread.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
     return reread
 
@@ -190,7 +193,7 @@ def _check_size(size: tuple[int, int], where: str, limits: Limits) -> None:
         raise ImageError("image_thin", f"{where} is {width}×{height}: padded to a square it exceeds the limit")
 
 
-def _raster(content: bytes, where: str, limits: Limits, bands: Bands | None) -> Pixels:
+def _raster(content: bytes, where: str, limits: Limits, options: ImageOptions) -> Pixels:
     """Three bands of a TIFF or PNG, or its first one, as RGB; bands of more than 8 bits are stretched."""
     import warnings
 
@@ -201,21 +204,21 @@ def _raster(content: bytes, where: str, limits: Limits, bands: Bands | None) -> 
         # A file without georeference is an image like any other: rasterio warns of it when it opens one.
         with warnings.catch_warnings(action="ignore"), rasterio.MemoryFile(content) as file, file.open() as raster:
             _check_size((raster.width, raster.height), where, limits)
-            chosen = bands or ((1, 2, 3) if raster.count >= 3 else (1, 1, 1))
+            chosen = options.bands or ((1, 2, 3) if raster.count >= 3 else (1, 1, 1))
             if max(chosen) > raster.count:
                 raise ImageError("image_mode", f"{where} has {raster.count} bands: band {max(chosen)} was requested")
             read = {band: (raster.read(band), raster.nodatavals[band - 1]) for band in set(chosen)}
     except rasterio.errors.RasterioError as error:
         raise ImageError("image_truncated", f"{where} cannot be decoded ({type(error).__name__})") from None
     stretched = {
-        band: values if values.dtype == np.uint8 else _stretch(values, nodata)
+        band: values if values.dtype == np.uint8 else _stretch(values, nodata, options.stretch)
         for band, (values, nodata) in read.items()
     }
     return np.stack([stretched[band] for band in chosen], -1)
 
 
-def _stretch(band: NDArray[np.generic], nodata: float | None) -> Pixels:
-    """Map the 2nd to 98th percentile to 0 to 255; values that are not finite, or equal `nodata`, become 0.
+def _stretch(band: NDArray[np.generic], nodata: float | None, stretch: Stretch) -> Pixels:
+    """Map the range of `stretch` to 0 to 255; values that are not finite, or equal `nodata`, become 0.
 
     Complex values (radar) are replaced by their magnitude.
     """
@@ -226,8 +229,10 @@ def _stretch(band: NDArray[np.generic], nodata: float | None) -> Pixels:
     absent = ~np.isfinite(values)
     if nodata is not None:
         absent |= values == nodata
-    present = values[~absent] if absent.any() else values
-    low, high = np.percentile(present, [2, 98]) if present.size else (0.0, 1.0)
+    low, high = stretch.low, stretch.high
+    if not stretch.fixed:
+        present = values[~absent] if absent.any() else values
+        low, high = np.percentile(present, [low, high]) if present.size else (0.0, 1.0)
     stretched = np.empty(values.shape, np.uint8)
     for top in range(0, len(values), _ROWS):  # float64 of a complete scene takes too much memory
         rows = slice(top, top + _ROWS)

@@ -1,4 +1,4 @@
-"""The image transform of a model: bands, padding or cropping, resizing, normalisation.
+"""The image transform of a model: bands and stretch, padding or cropping, resizing, normalisation.
 
 A training stage builds its `ImageTransform` from the recipe and stores it in the model's processor
 (`processor_config.json`); evaluation and serving read it from there. The pixels equal those of the saved processor
@@ -12,7 +12,7 @@ Source: transformers' LlavaImageProcessor (pad with the mean colour, bicubic res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vhm.data.images.decode import DEFAULT_LIMITS, Limits, load_pixels
+from vhm.data.images.options import DEFAULT_SOURCE_OPTIONS, Bands, ImageOptions, SourceOptions, Stretch
 from vhm.data.images.resize import bicubic
 from vhm.errors import CheckpointError
 from vhm.io import JsonObject
@@ -43,13 +44,13 @@ _STEPS = ("do_convert_rgb", "do_resize", "do_center_crop", "do_rescale", "do_nor
 class ImageTransform:
     """`side` is the tower's input in pixels. `aspect` pads the image to a square or crops its centre.
 
-    `bands` are those of a TIFF shown as red, green and blue, counted from 1 (None: its first three).
+    `options` are the bands and the stretch, of each source that has its own.
     `scaled_decode` decodes large JPEG files at the smallest sufficient scale: faster, not equal to the bit.
     """
 
     side: int
     aspect: Aspect = "pad"
-    bands: tuple[int, int, int] | None = None
+    options: SourceOptions = DEFAULT_SOURCE_OPTIONS
     scaled_decode: bool = False
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
@@ -66,7 +67,7 @@ class ImageTransform:
         return cls(
             side=settings["crop_size"]["height"],
             aspect="pad" if pads else "crop",
-            bands=_read_bands(settings),
+            options=_read_options(settings),
             scaled_decode=bool(settings.get("scaled_decode")),
             mean=_read_channels(settings, "image_mean"),
             std=_read_channels(settings, "image_std"),
@@ -89,7 +90,9 @@ class ImageTransform:
             image_std=list(self.std),
         )
         # Settings that plain transformers does not have; None is not written.
-        image_processor.bands = self.bands
+        image_processor.bands = self.options.default.bands
+        image_processor.stretch = _stretch_json(self.options.default.stretch)
+        image_processor.sources = {name: _options_json(one) for name, one in self.options.sources.items()} or None
         image_processor.scaled_decode = self.scaled_decode or None
         return image_processor
 
@@ -99,12 +102,15 @@ class ImageTransform:
         red, green, blue = (int(255 * value) for value in self.mean)
         return red, green, blue
 
-    def decode(self, source: str | Path | bytes, limits: Limits = DEFAULT_LIMITS, orient: bool = False) -> Pixels:
-        """An image file or its bytes as RGB uint8 [H, W, 3]; `orient` applies the EXIF orientation.
+    def decode(
+        self, image: str | Path | bytes, limits: Limits = DEFAULT_LIMITS, orient: bool = False, source: str = ""
+    ) -> Pixels:
+        """An image file or its bytes as RGB uint8 [H, W, 3], with the options of its record's `source`.
 
-        Raises ImageError.
+        `orient` applies the EXIF orientation. Raises ImageError.
         """
-        return load_pixels(source, limits, orient, self.bands, self.side if self.scaled_decode else None)
+        options = self.options.of(source)
+        return load_pixels(image, limits, orient, options, self.side if self.scaled_decode else None)
 
     def resize(self, image: Pixels) -> Pixels:
         """Pad (if `aspect` is "pad"), resize the shorter side, crop the centre: [H, W, 3] → uint8 [3, side, side]."""
@@ -161,7 +167,15 @@ def _read_channels(settings: JsonObject, name: str) -> tuple[float, float, float
     return red, green, blue
 
 
-def _read_bands(settings: JsonObject) -> tuple[int, int, int] | None:
+def _read_options(settings: JsonObject) -> SourceOptions:
+    sources = settings.get("sources") or {}
+    if not isinstance(sources, Mapping) or not all(isinstance(own, Mapping) for own in sources.values()):
+        raise CheckpointError(f"the model's image processor has the sources {sources}: write {{NAME: {{bands: …}}}}")
+    own = {str(name): ImageOptions(_read_bands(own), _read_stretch(own)) for name, own in sources.items()}
+    return SourceOptions(ImageOptions(_read_bands(settings), _read_stretch(settings)), own)
+
+
+def _read_bands(settings: Mapping[str, object]) -> Bands | None:
     bands = settings.get("bands")
     if bands is None:
         return None
@@ -169,3 +183,29 @@ def _read_bands(settings: JsonObject) -> tuple[int, int, int] | None:
         raise CheckpointError(f"the model's image processor names the bands {bands}: write three numbers from 1")
     red, green, blue = bands
     return red, green, blue
+
+
+def _read_stretch(settings: Mapping[str, object]) -> Stretch:
+    """The stretch as `_stretch_json` writes it; a model without one was trained with the default."""
+    stretch = settings.get("stretch")
+    if stretch is None:
+        return Stretch()
+    try:
+        [(kind, (low, high))] = stretch.items()  # type: ignore[attr-defined]
+        fixed = {"percentiles": False, "range": True}[kind]
+        return Stretch(float(low), float(high), fixed)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"the model's image processor has the stretch {stretch}: write {{percentiles: [low, high]}} or {{range: …}}"
+        ) from None
+
+
+def _options_json(options: ImageOptions) -> JsonObject:
+    return {"bands": options.bands, "stretch": _stretch_json(options.stretch)}
+
+
+def _stretch_json(stretch: Stretch) -> JsonObject | None:
+    """The stretch as in a recipe; None, which is not written, for the default."""
+    if stretch == Stretch():
+        return None
+    return {"range" if stretch.fixed else "percentiles": [stretch.low, stretch.high]}

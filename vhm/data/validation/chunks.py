@@ -222,7 +222,7 @@ def _check_chunk(chunk: _Chunk, request: ValidationRequest, fingerprints: Path |
             return False
         done.unlink(missing_ok=True)
         finder = None if fingerprints is None else load_finder(fingerprints)
-        checker = RecordChecker(store, request.kind, request.limits, request.max_text, finder, request.bands)
+        checker = RecordChecker(store, request.kind, request.limits, request.max_text, finder, request.image_options)
         accepted, rejected = _check_records(chunk, checker, map if store is None else threads.map)
     _write_accepted(folder / f"{chunk.name}.arrow", accepted, chunk.list)
     write_bytes(folder / f"{chunk.name}.jsonl", jsonl(rejected))

@@ -11,8 +11,9 @@ from typing import Literal
 import orjson
 
 from vhm.data.images import Limits, load_pixels
+from vhm.data.images.options import DEFAULT_SOURCE_OPTIONS, ImageOptions, SourceOptions
 from vhm.data.images.stores import ImageStore
-from vhm.data.records import IMAGE_MARKER, check_turns, image_name
+from vhm.data.records import IMAGE_MARKER, check_turns, image_name, source_name
 from vhm.data.validation.findings import Leak
 from vhm.data.validation.similarity import LeakFinder, fingerprint
 from vhm.data.validation.stream import parse_record
@@ -75,15 +76,15 @@ class RecordChecker:
         limits: Limits,
         max_text: int,
         leaks: LeakFinder | None,
-        bands: tuple[int, int, int] | None = None,
+        options: SourceOptions = DEFAULT_SOURCE_OPTIONS,
     ) -> None:
         self._store = store
         self._kind = kind
         self._limits = limits
         self._max_text = max_text
         self._leaks = leaks
-        self._bands = bands
-        self._images: dict[str, _CheckedImage | ImageError] = {}
+        self._options = options
+        self._images: dict[tuple[str, ImageOptions], _CheckedImage | ImageError] = {}
 
     def check(self, index: int, raw: bytes) -> AcceptedRow | RejectedRow:
         """The record in `raw` as an accepted or a rejected row. Never raises."""
@@ -115,7 +116,7 @@ class RecordChecker:
         return AcceptedRow(
             index=index,
             id=str(index if record_id is None else record_id),
-            source=str(record.get("source_dataset") or record.get("image_path") or ""),
+            source=source_name(record),
             image=record.get("image"),
             image_sha256=sha256,
             width=size and size[0],
@@ -163,9 +164,10 @@ class RecordChecker:
         _check_size(size)
         if name is None or self._store is None:
             return None
-        if name not in self._images:
-            self._images[name] = self._load(name, self._store)
-        image = self._images[name]
+        options = self._options.of(source_name(record))
+        if (name, options) not in self._images:
+            self._images[name, options] = self._load(name, self._store, options)
+        image = self._images[name, options]
         if isinstance(image, ImageError):
             raise image
         width, height = image.size
@@ -175,13 +177,13 @@ class RecordChecker:
             raise RecordError("leak", f"{LEAK_DETAIL}{image.leak.evaluation}")
         return image
 
-    def _load(self, name: str, store: ImageStore) -> _CheckedImage | ImageError:
+    def _load(self, name: str, store: ImageStore, options: ImageOptions) -> _CheckedImage | ImageError:
         try:
             content = store.read(name)
         except ImageError as error:
             return error
         try:
-            pixels = load_pixels(content, self._limits, bands=self._bands)
+            pixels = load_pixels(content, self._limits, options=options)
         except ImageError as error:
             return ImageError(error.reason, f"{name}: {error.detail}")
         leak = None if self._leaks is None else self._leaks.find(fingerprint(content, pixels))

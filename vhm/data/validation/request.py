@@ -12,6 +12,7 @@ import orjson
 
 from vhm.artifacts.lineage import code_hash
 from vhm.data.images import DEFAULT_LIMITS, Limits
+from vhm.data.images.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
 from vhm.data.validation.record_checks import Kind
 from vhm.data.validation.stream import RecordList, open_list
 from vhm.errors import InputError
@@ -23,7 +24,8 @@ class ValidationRequest:
     """The lists to validate (for "eval" also directories of evaluation files) and their image store.
 
     `against` are evaluation lists or directories whose images must not occur in the lists, `against_images` their
-    image store if it is not `images`. `max_text` is in characters; `bands` are the TIFF bands to read as RGB.
+    image store if it is not `images`. `max_text` is in characters; `image_options` are the bands and the stretch
+    of each source.
     """
 
     sources: Sequence[Path]
@@ -34,7 +36,7 @@ class ValidationRequest:
     max_text: int = 20_000
     limits: Limits = DEFAULT_LIMITS
     skip_images: bool = False
-    bands: tuple[int, int, int] | None = None
+    image_options: SourceOptions = DEFAULT_SOURCE_OPTIONS
 
     @cached_property
     def lists(self) -> list[RecordList]:
@@ -55,7 +57,7 @@ class ValidationRequest:
         """A hash of everything that a chunk's results depend on, except the contents of images."""
         inputs = [
             [sha256_file(records.path) for records in self.lists],
-            [str(self.images), self.kind, self.max_text, repr(self.limits), self.skip_images, self.bands],
+            [str(self.images), self.kind, self.max_text, repr(self.limits), self.skip_images, repr(self.image_options)],
             [[str(images), sha256_file(records.path)] for images, records in self.evaluation_lists],
             code_hash(),
         ]
