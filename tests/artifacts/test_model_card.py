@@ -20,7 +20,7 @@ def model(tmp_path: Path) -> Path:
     directory = tmp_path / "model"
     directory.mkdir()
     (directory / "processor_config.json").write_text("{}")
-    training = {"stage": "sft", "samples": 8, "skipped": {"no_target": 1}, "truncated": 2, "steps": 2}
+    training = {"stage": "sft", "samples": 8, "epochs": 1.5, "skipped": {"no_target": 1}, "truncated": 2, "steps": 2}
     (directory / "training.json").write_text(json.dumps(training | {"first_loss": 4.0, "last_loss": 3.5}))
     (directory / "train_log.jsonl").write_text('{"loss": 4.0}\n{"loss": 3.5}\n')
     presence = {"type": "presence", "n": 4, "primary_metric": "accuracy", "accuracy": 0.75}
@@ -46,7 +46,8 @@ def test_the_text_reports_training_evaluation_and_provenance(model: Path) -> Non
     card = (model / "README.md").read_text()
     assert "# VHM, evaluated and promoted" in card
     assert "**For research only**: it derives from Vicuna." in card
-    assert "Stage `sft`: 8 samples (1 skipped, 2 truncated at the length limit), 2 steps, loss 4.000 → 3.500." in card
+    assert "Stage `sft`: 8 samples (1 skipped, 2 truncated at the length limit), 1.5 epochs, 2 steps, " in card
+    assert "loss 4.000 → 3.500." in card
     assert "| task | n | primary metric | value |\n|---|---|---|---|\n| presence | 4 | accuracy | 75.0 % |\n\n" in card
     assert "Mean of the primary metrics: 75.0 %, scored `strict`." in card
     assert card.index("| model/promoted |") < card.index("| model/assemble |")

@@ -39,6 +39,7 @@ def test_a_missing_stage_is_named_with_those_that_exist() -> None:
         ("stages.sft.betas=[0.9, 1.0]", "stages.sft.betas.1: Input should be less than 1"),
         ("stages.sft.learning_rate=.nan", "stages.sft.learning_rate: Input should be a finite number"),
         ("stages.sft.mixture_weights=[1, -1]", "stages.sft.mixture_weights.1"),
+        ("stages.sft.epochs=0", "stages.sft.epochs: Input should be greater than 0"),
         ("seed=-1", "seed: Input should be greater"),
         ("data.expect={min_side: 9, max_side: 8}", "data.expect: min_side=9 is above max_side=8"),
         ("data.bands=[1, 2]", "data.bands.2: Field required"),

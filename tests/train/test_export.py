@@ -49,7 +49,7 @@ def test_training_plain_transformers_and_the_generator_see_the_same_pixels(
     training_set = TrainingSet(samples, index, str(images), processor.tokenizer, transform, 144, recipe.data)
     trained_on = training_set.batch([0]).pixel_values
     assert trained_on is not None
-    export(training.out, model, processor, None, TrainingSummary("sft", 1, {}, 0, 1, 2.0, 1.0))
+    export(training.out, model, processor, None, TrainingSummary("sft", 1, 1, {}, 0, 1, 2.0, 1.0))
 
     plain = AutoProcessor.from_pretrained(training.out)
     seen_plainly = plain(images=Image.fromarray(image), text="<image>", return_tensors="pt")["pixel_values"]

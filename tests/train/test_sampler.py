@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +45,32 @@ def test_a_step_does_not_depend_on_the_steps_before_it() -> None:
     sampler = BatchSampler(lengths, 8, 3, 5)
     assert [sampler.batch(step) for step in reversed(range(39))] == forward[::-1]
     assert BatchSampler(lengths, 8, 3, 6).batch(0) != forward[0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 40), st.floats(0.05, 3))
+def test_a_fractional_epoch_is_the_beginning_of_a_complete_one(samples: int, global_batch: int, epochs: float) -> None:
+    part = BatchSampler([5] * samples, global_batch, epochs, seed=3)
+    complete = BatchSampler([5] * samples, global_batch, 4, seed=3)
+    assert part.steps_per_epoch * epochs <= part.steps + 1e-6 < part.steps_per_epoch * epochs + 1 + 2e-6
+    assert [part.batch(step) for step in range(part.steps)] == [complete.batch(step) for step in range(part.steps)]
+
+
+@pytest.mark.parametrize(
+    ("samples", "epochs", "steps"),
+    [(30, 0.1, 3), (30, 1.1, 33), (7, 0.5, 4), (7, 1.5, 11), (7, 2, 14), (7, 2.0, 14), (1, 0.01, 1)],
+)
+def test_the_steps_of_a_fractional_epoch_are_rounded_up(samples: int, epochs: float, steps: int) -> None:
+    assert BatchSampler([5] * samples, 1, epochs, seed=3).steps == steps
+
+
+def test_a_fractional_epoch_has_its_share_of_each_list() -> None:
+    """Half an epoch of a list that occurs twice and of one that occurs once: shuffled together, about half of each."""
+    lists = np.repeat(np.array([0, 1], np.int16), [200, 400])
+    sampler = BatchSampler([5] * 600, 8, 0.5, seed=1, lists=lists, mixture_weights=[2.0, 1.0])
+    drawn = [i for step in range(sampler.steps) for i in sampler.batch(step)]
+    assert len(drawn) == 400
+    assert 150 <= sum(i < 200 for i in drawn) <= 250
 
 
 @settings(max_examples=50, deadline=None)

@@ -28,9 +28,11 @@ from vhm.train.log import read_log
 
 
 def command(cut: Path, recipe: Path, manifests: Path, out: Path) -> list[str]:
+    """One epoch and a half: a resumed run must also end at the same step of a part of an epoch."""
     return [
         *(sys.executable, "-m", "vhm.cli", "train", "sft", "--recipe", str(recipe), "--model", str(cut / "base")),
         *("--data", str(manifests / "sft" / "manifest.parquet"), "--images", str(cut / "images"), "--out", str(out)),
+        *("--set", "stages.sft.epochs=1.5"),
     ]
 
 

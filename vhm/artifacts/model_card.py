@@ -86,9 +86,11 @@ def _title(lineage: Lineage) -> str:
 
 def _training(training: JsonObject) -> str:
     skipped = sum(training["skipped"].values())
+    epochs = training.get("epochs")  # models of earlier versions do not say
+    passes = "" if epochs is None else f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'}, "
     return (
         f"## Training\n\nStage `{training['stage']}`: {training['samples']} samples ({skipped} skipped, "
-        f"{training['truncated']} truncated at the length limit), {training['steps']} steps, "
+        f"{training['truncated']} truncated at the length limit), {passes}{training['steps']} steps, "
         f"loss {training['first_loss']:.3f} → {training['last_loss']:.3f}.\n\n![training curve](training_curve.svg)"
     )
 

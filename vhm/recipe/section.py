@@ -10,6 +10,7 @@ Stage: TypeAlias = Literal["align", "pretrain", "sft"]
 ChatTemplate: TypeAlias = Literal["v1", "chatml"]
 Name: TypeAlias = Annotated[str, Field(min_length=1)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat: TypeAlias = Annotated[float, Field(gt=0)]
 PositiveInt: TypeAlias = Annotated[int, Field(gt=0)]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vhm.recipe.section import ChatTemplate, PositiveInt, Section, Share
+from vhm.recipe.section import ChatTemplate, PositiveFloat, PositiveInt, Section, Share
 
 
 class Trainable(Section):
@@ -37,7 +37,7 @@ class StageRecipe(Section):
     )
     global_batch: PositiveInt = Field(description="samples in an optimizer step, over all processes")
     micro_batch: PositiveInt = Field(description="samples in one forward pass of one process")
-    epochs: PositiveInt = 1
+    epochs: PositiveInt | PositiveFloat = Field(1, description="passes over the data; 0.5 is half of one")
     max_length: PositiveInt = Field(2048, description="tokens of a sample, at most; an image counts as one")
     precision: Literal["fp32", "bf16"] = "bf16"
     zero_stage: Literal[0, 1, 2, 3] = Field(3, description="what ZeRO partitions over the processes")

@@ -24,6 +24,7 @@ class TrainingSummary:
     """`training.json` of a trained model. `skipped` counts the records that could not be trained on, by reason."""
 
     stage: str
+    epochs: float
     samples: int
     skipped: Mapping[str, int]
     truncated: int
@@ -32,11 +33,11 @@ class TrainingSummary:
     last_loss: float
 
     @classmethod
-    def of(cls, stage: str, samples: EncodedSamples, log_file: Path) -> TrainingSummary:
+    def of(cls, stage: str, epochs: float, samples: EncodedSamples, log_file: Path) -> TrainingSummary:
         entries = read_log(log_file)
         first, last = entries[0], entries[-1]
         skipped = dict(samples.skipped)
-        return cls(stage, len(samples), skipped, samples.truncated, last.step, first.loss, last.loss)
+        return cls(stage, epochs, len(samples), skipped, samples.truncated, last.step, first.loss, last.loss)
 
 
 def export(

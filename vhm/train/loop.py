@@ -121,7 +121,7 @@ def _finish(training: TrainingRun, prepared: PreparedRun, rank: Rank) -> None:
     """Export the model, then remove the checkpoints and the encoded samples. All ranks call it."""
     state = consolidated_state(prepared.engine)
     if rank.is_first:
-        summary = TrainingSummary.of(training.stage, prepared.samples, training.log_file)
+        summary = TrainingSummary.of(training.stage, training.settings.epochs, prepared.samples, training.log_file)
         export(training.out, prepared.model, prepared.processor, state, summary)
         shutil.rmtree(training.checkpoints, ignore_errors=True)
         shutil.rmtree(training.samples, ignore_errors=True)

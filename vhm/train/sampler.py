@@ -6,6 +6,7 @@ training was stopped. A global batch holds samples of similar length, which keep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,15 +19,16 @@ _WINDOW = 16  # global batches that are sorted by length together
 
 @dataclass(frozen=True)
 class BatchSampler:
-    """The global batches of every epoch: `sampler.batch(step)` → sample indices of that global step.
+    """The global batches of all epochs: `sampler.batch(step)` → sample indices of that global step.
 
     `lists` gives the list of each sample. With `mixture_weights`, an epoch holds each sample of list i
     mixture_weights[i] times: 2.0 means twice; 0.3 means a third of the list, and the next epoch has the next third.
+    With `epochs` 1.5 the second epoch ends after half of its steps, rounded up; its order is that of a complete one.
     """
 
     lengths: Sequence[int] | NDArray[np.int64]
     global_batch: int
-    epochs: int
+    epochs: float
     seed: int
     lists: NDArray[np.int16] | None = None
     mixture_weights: Sequence[float] | None = None
@@ -38,7 +40,8 @@ class BatchSampler:
 
     @property
     def steps(self) -> int:
-        return self.steps_per_epoch * self.epochs
+        # Rounded first: 30 steps × 0.1 is slightly above 3 in floating point.
+        return math.ceil(round(self.steps_per_epoch * self.epochs, 6))
 
     def batch(self, step: int) -> list[int]:
         """Sample indices of global step `step`; the last batch of an epoch may be smaller."""
