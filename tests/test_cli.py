@@ -67,6 +67,15 @@ def test_wrong_calls_give_one_line_and_exit_2(arguments: tuple[str, ...], words:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_score_knows_the_tasks_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"query": "Cloudy?", "answer": "yes", "pred": "Yes."}\n')
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("evaluation: {custom_tasks: {cloudy: {file: cloudy.json, type: presence}}}")
+    done = vhm("score", "cloudy", str(tmp_path / "p.jsonl"), "--recipe", str(recipe), "--json")
+    scores = json.loads(done.stdout)
+    assert (scores["task"], scores["type"], scores["accuracy"]) == ("cloudy", "presence", 1.0)
+
+
 def test_score_prints_one_json_object(tmp_path: Path) -> None:
     rows = [{"filename": "a", "size": [1, 1], "query": "Is it?", "answer": "yes", "pred": p} for p in ("Yes.", "No")]
     path = tmp_path / "p.jsonl"

@@ -29,12 +29,13 @@ from vhm.data.images.options import SourceOptions
 from vhm.data.images.stores import join
 from vhm.errors import InputError, VhmError, first_line
 from vhm.io import JsonObject, read_json, read_json_object, sha256_tree, write_json, write_text
-from vhm.recipe import GateRecipe, Recipe, parse_recipe
+from vhm.recipe import Recipe, parse_recipe
 
 if TYPE_CHECKING:
     from vhm.data.validation.record_checks import Kind
     from vhm.data.validation.request import ValidationRequest
     from vhm.evaluate.gate import Check
+    from vhm.evaluate.tasks import Task
     from vhm.model.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,8 @@ def check_data(kind: str, split: int, recipe: str, data: str, chunks: str) -> No
     settings = start_stage(recipe)
     from vhm.data.validation.chunks import check_split
 
+    if kind == "eval":  # a task without its file must not come to light after the training
+        evaluation_tasks(settings, Path(data))
     request = validation_request(settings, parse_kind(kind), Path(data))
     check_split(request, Path(chunks), (int(split), settings.data.splits))
 
@@ -153,6 +156,13 @@ def image_root(settings: Recipe, root: str | Path) -> str | Path:
 def evaluation_root(settings: Recipe, root: str | Path) -> Path:
     """The directory of the evaluation files."""
     return Path(root) / settings.data.evaluation
+
+
+def evaluation_tasks(settings: Recipe, root: str | Path) -> list[Task]:
+    """The tasks to evaluate. Raises InputError when the file of one is absent."""
+    from vhm.evaluate.tasks import task_table, tasks_in
+
+    return tasks_in(evaluation_root(settings, root), settings.evaluation.tasks, task_table(settings.evaluation))
 
 
 @_reports_errors
@@ -239,11 +249,10 @@ def predict(recipe: str, data: str, model: str, split: int, predictions: str) ->
     """Answer one split of the evaluation questions."""
     settings = start_stage(recipe)
     from vhm.evaluate.predict import predict as run
-    from vhm.evaluate.tasks import tasks_in
 
     _share_cores(settings.evaluation.splits)
     directory = evaluation_root(settings, data)
-    tasks = tasks_in(directory, settings.evaluation.tasks)
+    tasks = evaluation_tasks(settings, data)
     run(
         Path(model),
         directory,
@@ -277,7 +286,7 @@ def score(
 def gate(recipe: str, evaluation: str, verdict: str) -> bool:
     """Whether the model may be promoted; every check is written to `verdict`."""
     settings = start_stage(recipe)
-    checks = gate_checks(read_json_object(Path(evaluation) / "scores.json"), settings.gate)
+    checks = gate_checks(read_json_object(Path(evaluation) / "scores.json"), settings)
     for check in checks:
         log.info("%s %s", "pass" if check.passed else "FAIL", check)
     if not checks:
@@ -287,11 +296,12 @@ def gate(recipe: str, evaluation: str, verdict: str) -> bool:
     return bool(result["passed"])
 
 
-def gate_checks(candidate: JsonObject, settings: GateRecipe, baseline: JsonObject | None = None) -> list[Check]:
+def gate_checks(candidate: JsonObject, settings: Recipe, baseline: JsonObject | None = None) -> list[Check]:
     """Every check of the gate on `candidate`, the content of a scores.json."""
     from vhm.evaluate.gate import gate as run
+    from vhm.evaluate.tasks import task_table
 
-    return run(candidate, settings, baseline)
+    return run(candidate, settings.gate, baseline, task_table(settings.evaluation))
 
 
 def verdict_of(checks: Sequence[Check]) -> JsonObject:

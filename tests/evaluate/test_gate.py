@@ -6,7 +6,8 @@ import pytest
 
 from vhm.errors import InputError
 from vhm.evaluate.gate import gate
-from vhm.recipe import GateRecipe
+from vhm.evaluate.tasks import task_table
+from vhm.recipe import GateRecipe, parse_recipe
 
 PRESENCE = {"type": "presence", "accuracy": 0.8, "margin_majority_low": 0.1, "margin_blind_low": -0.02}
 
@@ -20,6 +21,18 @@ def test_gate_requires_thresholds_margins_and_no_regression() -> None:
     checks = gate({"tasks": {"presence": PRESENCE}}, GateRecipe(max_regression=0.05), before)
     assert [(check.passed, check.value) for check in checks] == [(False, 0.8), (False, None)]
     assert checks[1].name == "grounding.precision against the baseline"
+
+
+def test_the_gate_knows_the_tasks_of_the_recipe() -> None:
+    custom = {"building_age": {"file": "age.json", "type": "mc"}}
+    table = task_table(parse_recipe({"evaluation": {"custom_tasks": custom}}).evaluation)
+    age = {"type": "mc", "accuracy": 0.8, "margin_majority_low": 0.1}
+    settings = GateRecipe(thresholds={"building_age.accuracy": 0.7}, beat_majority=["building_age"])
+    before = {"tasks": {"building_age": age | {"accuracy": 0.9}}}
+    checks = gate({"tasks": {"building_age": age}}, settings, before, table)
+    assert [check.passed for check in checks] == [True, True, False]
+    with pytest.raises(InputError, match="did you mean building_age"):
+        gate({"tasks": {}}, GateRecipe(thresholds={"bulding_age.accuracy": 0.7}), None, table)
 
 
 def test_the_primary_metric_is_that_of_the_type_not_the_one_named_in_the_scores() -> None:

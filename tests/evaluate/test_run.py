@@ -12,7 +12,7 @@ from vhm.errors import CheckpointError, InputError
 from vhm.evaluate import evaluate
 from vhm.evaluate.predict import merge_predictions, predict
 from vhm.evaluate.run import score_run
-from vhm.evaluate.tasks import tasks_in
+from vhm.evaluate.tasks import find_task, tasks_in
 from vhm.io import read_jsonl
 from vhm.recipe import load_recipe
 
@@ -47,6 +47,32 @@ def test_scores_have_the_form_of_the_contract(run: Path) -> None:
     rows = read_jsonl(run / "predictions" / "presence.jsonl")
     assert all(list(row) == ["index", "filename", "size", "query", "answer", "pred"] for row in rows)
     assert (run / "lineage.json").is_file()
+
+
+def test_a_task_of_the_recipe_is_evaluated_like_the_published_ones(cut: Path, cut_recipe: Path, tmp_path: Path) -> None:
+    """A false-premise task of a laboratory: predicted, asked blindly, scored, reported, and part of the honesty."""
+    shutil.copytree(cut / "eval", tmp_path / "eval")
+    for file in (tmp_path / "eval").glob("*.json"):
+        if file.name == find_task("presence").file:
+            file.rename(file.with_name("cloudy.json"))
+        elif file.name != find_task("cls_aid").file:
+            file.unlink()
+    task = "evaluation.custom_tasks={cloudy: {file: cloudy.json, type: presence, tag: IT, deceptive: true}}"
+    recipe = load_recipe(cut_recipe, [task, "evaluation.blind=[cloudy]"])
+    result = evaluate(cut / "base", tmp_path / "eval", tmp_path / "out", recipe)
+    assert [task.name for task in result.tasks] == ["cls_aid", "cloudy"]
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    cloudy = scores["tasks"]["cloudy"]
+    assert (cloudy["type"], cloudy["n"], cloudy["failed"]) == ("presence", 4, 0)
+    assert scores["summary"]["honesty"] == cloudy["accuracy"]
+    assert "blind" in cloudy
+    assert "cloudy" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_blind_task_that_is_misspelt_is_named(cut: Path, cut_recipe: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(cut_recipe, ["evaluation.blind=[presense]"])
+    with pytest.raises(InputError, match="'presense' is unknown; did you mean presence"):
+        evaluate(cut / "base", cut / "eval", tmp_path, recipe, ["presence"])
 
 
 def test_splits_merge_into_what_one_run_writes(run: Path, cut: Path, recipe, tmp_path: Path) -> None:

@@ -54,13 +54,16 @@ def score(
     task: Annotated[str, typer.Argument(help="A task or an answer type.")],
     predictions: Annotated[Path, typer.Argument(help="JSON lines of filename, size, query, answer, pred.")],
     mode: Annotated[str, typer.Option(help="strict or rsevalkit.")] = "strict",
+    recipe: Annotated[Optional[str], typer.Option(help="Recipe whose own tasks are known, too.")] = None,
+    set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Score a predictions file without a model."""
     from vhm.evaluate.metrics import score_file
-    from vhm.evaluate.tasks import find_type
+    from vhm.evaluate.tasks import find_type, task_table
+    from vhm.recipe import choose_recipe
 
-    kind = find_type(task)
+    kind = find_type(task, task_table(choose_recipe(recipe, set_).evaluation))
     metrics = {"task": task, "type": kind, "mode": mode} | score_file(kind, predictions, mode)  # type: ignore[arg-type]
     print_result(metrics, json_, "\n".join(f"{name:24} {value}" for name, value in metrics.items()))
 
@@ -78,7 +81,7 @@ def gate(
     from vhm.stages import gate_checks, verdict_of
 
     settings = choose_recipe(recipe, set_)
-    checks = gate_checks(read_json_object(candidate), settings.gate, read_json_object(baseline) if baseline else None)
+    checks = gate_checks(read_json_object(candidate), settings, read_json_object(baseline) if baseline else None)
     if not checks:  # without checks every model would pass
         raise InputError(
             f"the gate of recipe {settings.name} has nothing to check: give a recipe with gate.thresholds, "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vhm.errors import InputError
 from vhm.evaluate.answer_types import find_answer_type
-from vhm.evaluate.tasks import find_task, find_type
+from vhm.evaluate.tasks import TASKS, Task, find_task, find_type
 from vhm.recipe import GateRecipe
 
 
@@ -28,19 +28,23 @@ class Check:
         return f"{self.name} is {value}, {'at least' if self.passed else 'must be at least'} {self.least:.3f}"
 
 
-def gate(candidate: object, settings: GateRecipe, baseline: object = None) -> list[Check]:
+def gate(
+    candidate: object, settings: GateRecipe, baseline: object = None, tasks: Sequence[Task] = TASKS
+) -> list[Check]:
     """All checks of `candidate` (a scores.json) in order. The model may be promoted when all have passed.
+
+    `tasks` are those that the settings may name.
 
     Raises InputError when a scores.json has the wrong form, or a baseline was scored on other data.
     """
     scores = _Scores.parse(candidate, "candidate")
-    checks = [_threshold(scores, name, least) for name, least in settings.thresholds.items()]
+    checks = [_threshold(scores, name, least, tasks) for name, least in settings.thresholds.items()]
     for against, names in (("majority", settings.beat_majority), ("blind", settings.beat_blind)):
         for name in names:
-            low = scores.metric(find_task(name).name, f"margin_{against}_low")
+            low = scores.metric(find_task(name, tasks).name, f"margin_{against}_low")
             checks.append(Check(f"{name}: 95 % low end of the margin over {against}", low, 1e-9))
     if baseline is not None:
-        checks += _regressions(scores, _Scores.parse(baseline, "baseline"), settings.max_regression)
+        checks += _regressions(scores, _Scores.parse(baseline, "baseline"), settings.max_regression, tasks)
     return checks
 
 
@@ -66,21 +70,21 @@ class _Scores:
         return value if isinstance(value, int | float) else None
 
 
-def _threshold(scores: _Scores, name: str, least: float) -> Check:
+def _threshold(scores: _Scores, name: str, least: float, tasks: Sequence[Task]) -> Check:
     task, _, metric = name.partition(".")
     if not metric:
         raise InputError(f"gate threshold {name!r}: write it as TASK.METRIC")
-    return Check(name, scores.metric(find_task(task).name, metric), least)
+    return Check(name, scores.metric(find_task(task, tasks).name, metric), least)
 
 
-def _regressions(candidate: _Scores, baseline: _Scores, allowed: float) -> list[Check]:
+def _regressions(candidate: _Scores, baseline: _Scores, allowed: float, tasks: Sequence[Task]) -> list[Check]:
     """For each task of the baseline: the primary metric may be lower by `allowed` at most."""
     for name, value in baseline.conditions.items():
         if value and candidate.conditions[name] and candidate.conditions[name] != value:
             raise InputError(f"candidate and baseline differ in {name}: their metrics cannot be compared")
     checks = []
     for task, fields in baseline.tasks.items():
-        metric = find_answer_type(find_type(str(fields.get("type", task)))).primary_metric
+        metric = find_answer_type(find_type(str(fields.get("type", task)), tasks)).primary_metric
         before = baseline.metric(task, metric)
         if before is not None:
             name = f"{task}.{metric} against the baseline"

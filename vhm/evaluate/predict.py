@@ -28,7 +28,7 @@ from vhm.evaluate.predictions import (
     read_run_key,
     write_run_key,
 )
-from vhm.evaluate.tasks import Task
+from vhm.evaluate.tasks import Task, find_task, task_table
 from vhm.inference.generator import Failure, Generation, Generator, Question, Sampling
 from vhm.io import jsonl, read_json, sha256_tree, write_bytes
 from vhm.progress import track
@@ -89,8 +89,8 @@ def predict(
     """
     folder = out / "predictions"
     _prepare(folder, RunKey(content_hash(model), sha256_tree(directory), settings.max_new_tokens, split), resume)
-    blind = [task for task in tasks if task.name in settings.blind or task.key in settings.blind]
-    jobs = [_Job(task, False) for task in tasks] + [_Job(task, True) for task in blind]
+    blind = {find_task(name, task_table(settings)) for name in settings.blind}
+    jobs = [_Job(task, False) for task in tasks] + [_Job(task, True) for task in tasks if task in blind]
     generator = Generator(model)
     store = open_store(directory)
     for number, job in enumerate(jobs, start=1):

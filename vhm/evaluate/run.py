@@ -13,7 +13,7 @@ from vhm.evaluate.predict import predict
 from vhm.evaluate.predictions import predictions_file, read_predictions, read_run_key
 from vhm.evaluate.report import write_report
 from vhm.evaluate.results import EvaluationResult, TaskResult, scores_json, summarise
-from vhm.evaluate.tasks import Task, tasks_in
+from vhm.evaluate.tasks import Task, task_table, tasks_in
 from vhm.io import read_json_object, write_json
 from vhm.recipe import EvaluationRecipe, Recipe
 
@@ -30,14 +30,14 @@ def evaluate(
 
     Raises InputError or CheckpointError for what cannot be read.
     """
-    chosen = tasks_in(data, recipe.evaluation.tasks if tasks is None else tasks)
+    chosen = tasks_in(data, recipe.evaluation.tasks if tasks is None else tasks, task_table(recipe.evaluation))
     predict(model, data, out, chosen, recipe.evaluation, resume=resume)
     return score_run(model, data, out, recipe, chosen)
 
 
 def score_run(model: Path, data: Path, out: Path, recipe: Recipe, tasks: list[Task] | None = None) -> EvaluationResult:
     """Score the predictions in `out` and write scores.json, report.html and lineage.json next to them."""
-    chosen = tasks or tasks_in(data, recipe.evaluation.tasks)
+    chosen = tasks or tasks_in(data, recipe.evaluation.tasks, task_table(recipe.evaluation))
     key = read_run_key(out / "predictions")
     results = {task: score_task(task, out / "predictions", recipe.evaluation) for task in chosen}
     result = EvaluationResult(

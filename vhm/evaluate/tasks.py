@@ -1,4 +1,4 @@
-"""The task table: every task of the published benchmark is a row.
+"""The task table: every task of the published benchmark is a row, and every task of a recipe's own.
 
 Sources: arXiv 2403.20213, table of evaluation tasks; RSEvalKit's task table.
 """
@@ -6,12 +6,18 @@ Sources: arXiv 2403.20213, table of evaluation tasks; RSEvalKit's task table.
 from __future__ import annotations
 
 import difflib
+import logging
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vhm.errors import InputError
+from vhm.errors import InputError, RecipeError
 from vhm.evaluate.answer_types import ANSWER_TYPES
+from vhm.recipe import CustomTask, EvaluationRecipe
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,35 +145,76 @@ TASKS = (
     Task("multilabel_fbp", "rs_ml_fbp", "mlc_fbp_test.json", "ml", "IT"),
 )
 
-_BY_NAME = {alias.lower(): task for task in TASKS for alias in (task.name, task.key)}
+
+def task_table(settings: EvaluationRecipe) -> tuple[Task, ...]:
+    """The published tasks and the recipe's own. Raises RecipeError, which names the task and the key that is wrong."""
+    tasks: tuple[Task, ...] = TASKS
+    for name, task in settings.custom_tasks.items():
+        tasks += (_custom_task(name, task, tasks),)
+    return tasks
 
 
-def find_task(name: str) -> Task:
+def find_task(name: str, tasks: Sequence[Task] = TASKS) -> Task:
     """The task of a name or a published key. Raises InputError, which names the nearest one."""
-    task = _BY_NAME.get(name.lower())
+    by_name = _by_name(tasks)
+    task = by_name.get(name.lower())
     if task is None:
-        close = difflib.get_close_matches(name.lower(), _BY_NAME, 1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(t.name for t in TASKS)}"
-        raise InputError(f"task {name!r} is unknown; {hint}")
+        raise InputError(f"task {name!r} is unknown; {_hint(name.lower(), by_name, [t.name for t in tasks])}")
     return task
 
 
-def find_type(name: str) -> str:
+def find_type(name: str, tasks: Sequence[Task] = TASKS) -> str:
     """The answer type's name of a task name, a published key, or a type's own name."""
-    return name if name in ANSWER_TYPES else find_task(name).type
+    return name if name in ANSWER_TYPES else find_task(name, tasks).type
 
 
-def tasks_in(directory: Path, names: list[str] | str = "all") -> list[Task]:
-    """The named tasks; "all" are those whose file is in `directory`. Raises InputError when a file is absent."""
+def tasks_in(directory: Path, names: list[str] | str = "all", tasks: Sequence[Task] = TASKS) -> list[Task]:
+    """The named tasks; "all" are the published ones whose file is in `directory`, and all others of `tasks`.
+
+    Raises InputError when a file is absent.
+    """
     if not directory.is_dir():
         raise InputError(f"{directory} does not exist: give the folder of the evaluation files")
     if names == "all":
-        present = [task for task in TASKS if (directory / task.file).is_file()]
-        if not present:
+        chosen = [task for task in tasks if task not in TASKS or (directory / task.file).is_file()]
+        if not chosen:
             raise InputError(f"{directory} holds none of the evaluation files (such as {TASKS[0].file})")
-        return present
-    requested = list(dict.fromkeys(find_task(name) for name in names))
-    for task in requested:
+        _warn_of_files_without_task(directory, tasks)
+    else:
+        chosen = list(dict.fromkeys(find_task(name, tasks) for name in names))
+    for task in chosen:
         if not (directory / task.file).is_file():
-            raise InputError(f"task {task.name} needs {directory / task.file}, which does not exist")
-    return requested
+            close = difflib.get_close_matches(task.file, [path.name for path in directory.glob("*.json")], 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise InputError(f"task {task.name} needs {directory / task.file}, which does not exist{hint}")
+    return chosen
+
+
+def _custom_task(name: str, task: CustomTask, others: Sequence[Task]) -> Task:
+    key = f"evaluation.custom_tasks.{name}"
+    if not re.fullmatch(r"[\w-]+", name):  # it becomes a file's name, and a threshold of the gate is TASK.METRIC
+        raise RecipeError(f"{key}: a task's name has letters, digits, - and _ only")
+    if name.lower() in _by_name(others) or name in ANSWER_TYPES:
+        what = "another task" if name.lower() in _by_name(others) else "an answer type"
+        raise RecipeError(f"{key}: {what} has this name already; choose another, such as my_{name}")
+    if task.type not in ANSWER_TYPES:
+        raise RecipeError(f"{key}.type: {task.type!r} is unknown; {_hint(task.type, ANSWER_TYPES, ANSWER_TYPES)}")
+    if Path(task.file).name != task.file:
+        raise RecipeError(f"{key}.file: {task.file!r} is not the name of a file in the evaluation directory")
+    return Task(name, name, task.file, task.type, task.tag, task.deceptive)
+
+
+def _by_name(tasks: Sequence[Task]) -> dict[str, Task]:
+    return {alias.lower(): task for task in tasks for alias in (task.name, task.key)}
+
+
+def _hint(name: str, candidates: Collection[str], known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, candidates, 1)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+
+
+def _warn_of_files_without_task(directory: Path, tasks: Sequence[Task]) -> None:
+    unused = sorted({path.name for path in directory.glob("*.json")} - {task.file for task in tasks})
+    if unused:
+        names = f"{', '.join(unused[:3])}{f' and {len(unused) - 3} more' if len(unused) > 3 else ''}"
+        log.warning("%s: no task reads %s: name a task for each in evaluation.custom_tasks", directory, names)

@@ -12,7 +12,7 @@ hints                                            one-line errors
 from vhm.recipe.base import BaseParts, BaseRecipe, Licence
 from vhm.recipe.cluster import ClusterRecipe
 from vhm.recipe.data import DataRecipe, Expectations, SourceRecipe, StretchRecipe
-from vhm.recipe.evaluate import EvaluationRecipe, GateRecipe
+from vhm.recipe.evaluate import CustomTask, EvaluationRecipe, GateRecipe
 from vhm.recipe.load import RECIPE_FILE, choose_recipe, load_recipe, parse_recipe, presets
 from vhm.recipe.recipe import Recipe
 from vhm.recipe.section import ChatTemplate, Stage
@@ -26,6 +26,7 @@ __all__ = [
     "BaseRecipe",
     "ChatTemplate",
     "ClusterRecipe",
+    "CustomTask",
     "DataRecipe",
     "EvaluationRecipe",
     "Expectations",
