@@ -25,6 +25,7 @@ _NOT_A_PATH = re.compile(r"[\\\0]|^(?:[a-z]:/|(?:data|file|https?|ftp|s3|gs|blob
 
 REASONS: dict[str, str] = {
     "bad_json": "the record is not JSON, or nested too deeply",
+    "unreadable": "checking the record or its image ended with an unforeseen error, which the detail names",
     "duplicate_key": "the record has a key twice",
     "not_object": "the record is not a JSON object",
     "missing_field": "a field that every record needs is absent",
@@ -41,6 +42,7 @@ REASONS: dict[str, str] = {
     "no_target": "no token would be trained on",
     "bad_path": "the image path is absolute, has '..' or a scheme, or leads out of the image store",
     "image_missing": "the image file does not exist",
+    "image_changed": "the image's bytes are not those in the table of its shards",
     "image_empty": "the image file has no bytes",
     "image_unknown": "the file is not an image of an allowed format",
     "image_truncated": "the image ends early or is corrupt",
@@ -54,7 +56,9 @@ REASONS: dict[str, str] = {
     "no_options": "a multiple-choice question has no options",
     "refusal": "the caption is a refusal",
     "boilerplate": "the caption contains phrases of an assistant or a web page",
-    "leak": "the image is in an evaluation list",
+    "leak": "the image shows what an evaluation image shows",
+    "blank": "the image has one colour, or no data",
+    "near_duplicate": "the image shows what an earlier image of the lists shows",
 }
 
 

@@ -77,7 +77,7 @@ def load_pixels(
     where = str(source) if isinstance(source, (str, Path)) else "the image"
     try:
         return _decode(content, where, limits, orient, options, at_least)
-    except ImageError:
+    except (ImageError, MemoryError):  # the sizes are within the limits: this machine, not the image, lacks memory
         raise
     except Exception as error:  # decoders raise errors of every kind for damaged files
         raise ImageError("image_truncated", f"{where} cannot be decoded ({type(error).__name__})") from None
@@ -113,6 +113,8 @@ def _decode(
         image = _reread(image, content, where, limits, options.stretch)
     try:
         image.load()
+    except MemoryError:
+        raise
     except Exception as error:
         raise ImageError("image_truncated", f"{where} cannot be decoded ({type(error).__name__})") from None
     if image.format == "PNG" and _is_deep(image, content):  # Pillow has verified the checksums

@@ -8,6 +8,7 @@ s3://BUCKET/PREFIX                      either of them, published (`vhm data pus
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -21,7 +22,7 @@ import orjson
 
 from vhm.data.images.cache import DiskCache, cached_file
 from vhm.data.shards.table import INDEX, TABLE, ShardEntry, ShardTable, is_packed, open_local_table, open_table
-from vhm.errors import ImageError, InputError
+from vhm.errors import ImageError, InputError, StorageError, VhmError
 from vhm.io import cache_directory, write_bytes
 from vhm.storage.s3 import Bucket, ObjectHead, is_uri, parse_uri
 from vhm.storage.versions import FileEntry, Published, open_published
@@ -77,8 +78,8 @@ class FolderStore:
             raise ImageError("image_bomb", f"{self._path / name} has {status.st_size} bytes")
         try:
             return (self._path / name).read_bytes()
-        except OSError:
-            raise ImageError("image_missing", f"{self._path / name} cannot be read") from None
+        except OSError as error:
+            raise _folder_error(self._path / name, error) from None
 
     def size(self, name: str) -> int:
         return self._status(name).st_size
@@ -93,13 +94,24 @@ class FolderStore:
             path.resolve().relative_to(self._real)
         except (ValueError, RuntimeError):  # RuntimeError: a cycle of links
             raise ImageError("bad_path", f"{name} leads out of the image store through a link") from None
+        except OSError as error:
+            raise _folder_error(path, error) from None
         try:
             status = path.stat()
-        except OSError:
-            raise ImageError("image_missing", f"{path} does not exist") from None
+        except OSError as error:
+            raise _folder_error(path, error) from None
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("image_unknown", f"{path} is not a file")
         return status
+
+
+def _folder_error(path: Path, error: OSError) -> VhmError:
+    """Only what says that there is no such file is about the image; the rest is about the storage that it is on."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+        return ImageError("image_missing", f"{path} does not exist")
+    if error.errno == errno.ELOOP:
+        return ImageError("bad_path", f"{path} is a cycle of links")
+    return StorageError(f"{path} cannot be read ({error.strerror})")
 
 
 class _Shards:
@@ -139,20 +151,31 @@ class ShardStore(_Shards):
         if hashlib.sha256(content).digest() != entry.sha256:  # takes a twentieth of the time of decoding the image
             path = self._path / self._table.shards[entry.shard]
             raise ImageError(
-                "image_truncated", f"{name} in {path} does not have the sha256 of the table: pack or fetch it again"
+                "image_changed", f"{name} in {path.name} does not have the sha256 of the table: pack or fetch it again"
             )
         return content
 
     def _shard(self, number: int) -> mmap.mmap:
         with self._lock:
             if number not in self._mapped:
-                try:
-                    path = self._path / self._table.shards[number]
-                    with path.open("rb") as file:
-                        self._mapped[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                except (OSError, IndexError, ValueError):
-                    raise InputError(f"shard {number} of {self._path} is missing or empty") from None
+                self._mapped[number] = self._map(number)
             return self._mapped[number]
+
+    def _map(self, number: int) -> mmap.mmap:
+        if number >= len(self._table.shards):
+            raise InputError(
+                f"the table of {self._path} refers to shard {number}, which it does not list: pack it again"
+            )
+        path = self._path / self._table.shards[number]
+        try:
+            with path.open("rb") as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            raise StorageError(f"shard {path} does not exist: restore it, or pack or fetch the images again") from None
+        except ValueError:
+            raise StorageError(f"shard {path} is empty: restore it, or pack or fetch the images again") from None
+        except OSError as error:
+            raise StorageError(f"shard {path} cannot be read ({error.strerror})") from None
 
 
 # --- S3 ------------------------------------------------------------------------------------------
@@ -234,6 +257,11 @@ class RemoteShardStore(_Shards):
         content = self._cache.get(digest)
         if content is None:
             shard = (self._published.uri / self._table.shards[entry.shard]).prefix
-            content = self._published.bucket.get(shard, entry.offset, entry.size, digest)
+            try:
+                content = self._published.bucket.get(shard, entry.offset, entry.size, digest)
+            except FileNotFoundError:
+                raise StorageError(
+                    f"shard {shard} is not in bucket {self._published.bucket.name}: publish it again"
+                ) from None
             self._cache.put(digest, content)
         return content

@@ -18,7 +18,7 @@ from vhm.data.validation.findings import Leak
 from vhm.data.validation.similarity import LeakFinder, fingerprint
 from vhm.data.validation.stream import parse_record
 from vhm.data.validation.text_rules import check_turn, is_boilerplate, is_refusal, lacks_options
-from vhm.errors import ImageError, RecordError
+from vhm.errors import ImageError, RecordError, VhmError, first_line
 
 Kind = Literal["pretrain", "sft", "eval"]
 LEAK_DETAIL = "the image matches evaluation image "  # followed by its name
@@ -87,7 +87,10 @@ class RecordChecker:
         self._images: dict[tuple[str, ImageOptions], _CheckedImage | ImageError] = {}
 
     def check(self, index: int, raw: bytes) -> AcceptedRow | RejectedRow:
-        """The record in `raw` as an accepted or a rejected row. Never raises."""
+        """The record in `raw` as an accepted or a rejected row.
+
+        Raises StorageError or InputError when the image store fails: that says nothing about the record.
+        """
         record_id = None
         try:
             record = parse_record(raw)
@@ -96,8 +99,11 @@ class RecordChecker:
         except (RecordError, ImageError) as error:
             shown_id = None if record_id is None else _printable(str(record_id))
             return RejectedRow(index, shown_id, error.reason, _printable(error.detail))
+        except (VhmError, OSError, MemoryError):
+            raise
         except Exception as error:  # one record must not end the run, whatever it contains
-            return RejectedRow(index, None, "bad_json", f"the record cannot be read ({type(error).__name__})")
+            detail = f"the check ended with {type(error).__name__}: {first_line(error)}"
+            return RejectedRow(index, None, "unreadable", _printable(detail))
 
     def _check(self, index: int, record: object) -> AcceptedRow:
         turns = check_turns(record)

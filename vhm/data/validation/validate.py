@@ -177,6 +177,8 @@ def _failures(
     if expectations is None:
         yield f"no record of {total} was accepted"
         return
+    if reasons["image_changed"]:
+        yield f"{reasons['image_changed']} records have images whose bytes are not those in the table of their shards"
     if rejected / total > max_rejected:
         frequent = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
         share = f"{rejected / total:.1%}, at most {max_rejected:.1%} allowed"
