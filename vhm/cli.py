@@ -48,6 +48,8 @@ def main() -> None:
     _set_up(debug)
     try:
         status = app(args=arguments, prog_name="vhm", standalone_mode=False)
+        if status == 130:  # typer's way to report Ctrl-C
+            raise KeyboardInterrupt
     except VhmError as error:
         status = _fail(str(error), error.exit_code, debug)
     except (typer.Abort, KeyboardInterrupt):

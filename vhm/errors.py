@@ -8,6 +8,7 @@
     │   │   └── EncodeError a record that cannot become a training sample
     │   └── CheckpointError a model directory or a checkpoint
     ├── StorageError        S3 does not answer, or refuses           exit 2
+    │   └── DamagedObjectError  what S3 stores is not what was published
     ├── TrainError          training stopped before its end          exit 2
     ├── ServeError          the endpoint did not start, or refused   exit 2
     └── CheckFailed         a check or a gate failed                 exit 1
@@ -58,6 +59,10 @@ class CheckpointError(InputError):
 
 class StorageError(VhmError):
     """S3 does not answer, refuses the request, or returns damaged data."""
+
+
+class DamagedObjectError(StorageError):
+    """The content that S3 stores is not the published one; a retry returns the same."""
 
 
 class TrainError(VhmError):

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.s3 import SeaweedFS, client
-from vhm.errors import CheckFailed, InputError, StorageError
+from tests.support.s3 import FaultyProxy, SeaweedFS, client
+from vhm.errors import CheckFailed, DamagedObjectError, InputError, StorageError
+from vhm.storage.files import hash_files, snapshot
 from vhm.storage.s3 import Bucket, S3Uri, parse_uri
-from vhm.storage.versions import VERSION_FILE, fetch, open_published, publish
+from vhm.storage.versions import VERSION_FILE, fetch, open_published, publish, version_of
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Small files and a large one, which has three blocks and two parts."""
+    """Small files and a large one of two blocks."""
     folder = tmp_path / "folder"
     (folder / "sub").mkdir(parents=True)
     (folder / "a.txt").write_text("a")
     (folder / "empty").write_bytes(b"")
-    (folder / "sub" / "large.bin").write_bytes(random.Random(1).randbytes(20 * 2**20))
+    (folder / "sub" / "large.bin").write_bytes(random.Random(1).randbytes(9 * 2**20))
     return folder
+
+
+@contextmanager
+def watched(server: SeaweedFS, before: Callable[[str], None] = lambda request: None) -> Iterator[FaultyProxy]:
+    """Within the block, requests go through a proxy that records them."""
+    with FaultyProxy(server.port, before=before) as proxy, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -68,30 +82,20 @@ def test_the_stored_json_has_the_documented_bytes(bucket: str, tmp_path: Path) -
 
 
 def test_a_new_version_uploads_only_changed_files(
-    bucket: str, folder: Path, tmp_path: Path, s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch
+    bucket: str, folder: Path, tmp_path: Path, s3_server: SeaweedFS
 ) -> None:
     uri = S3Uri(bucket, "data")
     first = publish(folder, uri)
     (folder / "a.txt").write_text("b")
-    sent: list[str] = []
-    monkeypatch.setattr(Bucket, "upload", _record_uploads(sent))
-    second = publish(folder, uri)
-    assert [key.rsplit("/", 1)[-1] for key in sent] == ["a.txt"]
+    with watched(s3_server) as proxy:
+        second = publish(folder, uri)
+    assert len([r for r in proxy.requests if r.startswith("PUT") and r.endswith("a.txt")]) == 1
+    assert not [r for r in proxy.requests if "large.bin?" in r], "the large file is copied within the bucket"
     assert fetch(uri, tmp_path / "new") == second
     assert contents(tmp_path / "new")["a.txt"] == b"b"
     assert fetch(uri / first, tmp_path / "old") == first
     assert contents(tmp_path / "old")["a.txt"] == b"a"
     assert json.loads(Bucket(bucket).get("data/latest")) == {"number": 2, "version": second}
-
-
-def _record_uploads(sent: list[str]):
-    upload = Bucket.upload
-
-    def recording(self: Bucket, path: Path, key: str, sha256: str) -> None:
-        sent.append(key)
-        upload(self, path, key, sha256)
-
-    return recording
 
 
 def test_only_the_newest_versions_are_kept(bucket: str, folder: Path, tmp_path: Path) -> None:
@@ -139,40 +143,253 @@ def test_one_of_two_concurrent_writers_wins(bucket: str, folder: Path, tmp_path:
     assert open_published(uri).version == won
 
 
-def test_an_interrupted_upload_is_resumed(bucket: str, folder: Path, tmp_path: Path, s3_server: SeaweedFS) -> None:
-    (folder / "sub" / "large.bin").write_bytes(random.Random(2).randbytes(100 * 2**20))
-    code = (
-        "import functools, os, sys, vhm.storage.versions as s\n"
-        "from pathlib import Path\n"
-        "from vhm.storage.s3 import parse_uri\n"
-        "retry = s.Bucket._retry\n"
-        "sent = []\n"
-        "def dying(self, what, call):\n"
-        "    done = retry(self, what, call)\n"
-        "    sent.append(what.startswith('write part'))\n"
-        "    if sum(sent) == 3: os.kill(os.getpid(), 9)\n"
-        "    return done\n"
-        "s.Bucket._retry = dying\n"
-        "s.Bucket = functools.partial(s.Bucket, parallel=1)\n"  # so no request is in flight when it dies
-        "s.publish(Path(sys.argv[1]), parse_uri(sys.argv[2]))\n"
-    )
-    uri = f"s3://{bucket}/resumed"
-    done = subprocess.run([sys.executable, "-c", code, str(folder), uri], timeout=120)
-    assert done.returncode == -9
-    assert open_published(parse_uri(uri)) is None, "readers see no version"
-    s3 = client(s3_server.url)
-    [upload] = s3.list_multipart_uploads(Bucket=bucket)["Uploads"]
-    parts = s3.list_parts(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])["Parts"]
-    assert len(parts) == 3
-    sent: list[str] = []
-    retry = Bucket._retry
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Bucket, "_retry", lambda self, what, call: sent.append(what) or retry(self, what, call))
-        publish(folder, parse_uri(uri))
-    assert sum(what.startswith("write part") for what in sent) == 7 - 3
-    assert not s3.list_multipart_uploads(Bucket=bucket).get("Uploads")
-    fetch(parse_uri(uri), tmp_path / "out")
+# --- files that change, uploads that are interrupted ---------------------------------------------
+
+
+def rewrite(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+class Once:
+    """Calls `action` before the first request that contains `text`."""
+
+    def __init__(self, text: str, action: Callable[[], object]) -> None:
+        self._text, self._action, self._lock = text, action, threading.Lock()
+
+    def __call__(self, request: str) -> None:
+        with self._lock:
+            if self._text in request:
+                self._text = "never again"
+                self._action()
+
+
+def assert_nothing_was_published(bucket: str, uri: S3Uri, url: str) -> None:
+    assert open_published(uri) is None
+    assert not [key for key in Bucket(bucket).keys("") if key.endswith(VERSION_FILE) or "/history/" in key]
+    assert not client(url).list_multipart_uploads(Bucket=bucket).get("Uploads")
+
+
+HASHED, SENT = "prefix=x%2F{version}", "HEAD"  # requests that follow these events
+READING, COMPLETING = "uploads", "POST /{bucket}/x/{version}/sub/large.bin?uploadId"
+
+
+@pytest.mark.parametrize(
+    ("name", "moment", "change"),
+    [
+        ("a.txt", HASHED, rewrite),
+        ("a.txt", HASHED, truncate),
+        ("a.txt", HASHED, grow),
+        ("a.txt", HASHED, Path.unlink),
+        ("a.txt", SENT, rewrite),
+        ("sub/large.bin", HASHED, rewrite),
+        ("sub/large.bin", HASHED, truncate),
+        ("sub/large.bin", READING, grow),
+        ("sub/large.bin", COMPLETING, rewrite),
+        ("sub/large.bin", COMPLETING, Path.unlink),
+    ],
+)
+def test_a_file_that_changes_during_its_upload_is_not_published(
+    bucket: str,
+    folder: Path,
+    tmp_path: Path,
+    s3_server: SeaweedFS,
+    name: str,
+    moment: str,
+    change: Callable[[Path], None],
+) -> None:
+    uri, path = S3Uri(bucket, "x"), folder / name
+    moment = moment.format(bucket=bucket, version=version_of(hash_files(folder, snapshot(folder))))
+    change_once = Once(moment, lambda: change(path))
+    with watched(s3_server, change_once):
+        with pytest.raises(InputError, match=f"{name} changed while it was published: publish again"):
+            publish(folder, uri)
+        assert_nothing_was_published(bucket, uri, s3_server.url)
+        publish(folder, uri)
+        fetch(uri, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(folder)
+
+
+def test_a_file_that_appears_during_the_upload_is_not_left_out(bucket: str, folder: Path, s3_server: SeaweedFS) -> None:
+    appear = Once("HEAD", (folder / "b.txt").touch)
+    with watched(s3_server, appear), pytest.raises(InputError, match=r"b\.txt changed while"):
+        publish(folder, S3Uri(bucket, "x"))
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_upload_is_resumed(
+    bucket: str, folder: Path, tmp_path: Path, s3_server: SeaweedFS, sign: signal.Signals
+) -> None:
+    (folder / "sub" / "large.bin").write_bytes(random.Random(2).randbytes(40 * 2**20))
+    uri, s3 = S3Uri(bucket, "x"), client(s3_server.url)
+    push = [sys.executable, "-m", "vhm.cli", "data", "push", str(folder), str(uri)]
+    children: list[subprocess.Popen[str]] = []
+
+    def interrupt() -> None:
+        while s3.list_objects_v2(Bucket=bucket).get("KeyCount", 0) < 2:  # the small files are uploaded
+            time.sleep(0.05)
+        children[0].send_signal(sign)
+
+    with watched(s3_server, Once("partNumber=3", interrupt)):
+        children.append(subprocess.Popen(push, stderr=subprocess.PIPE, text=True))
+        error = children[0].communicate(timeout=60)[1]
+    assert open_published(uri) is None, "readers see no version"
+    if sign == signal.SIGINT:
+        assert (children[0].returncode, error) == (130, "vhm: error: interrupted\n")
+        assert not s3.list_multipart_uploads(Bucket=bucket).get("Uploads")
+    with watched(s3_server) as proxy:
+        publish(folder, uri)
+    assert not [r for r in proxy.requests if r.startswith("PUT") and r.endswith(("a.txt", "empty"))]
+    assert not s3.list_multipart_uploads(Bucket=bucket).get("Uploads")
+    fetch(uri, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(folder)
+
+
+def test_uploads_of_other_tools_are_not_aborted(bucket: str, folder: Path, s3_server: SeaweedFS) -> None:
+    s3, version = client(s3_server.url), "0123456789abcdef"
+    for key in ("x/other.bin", f"y/{version}/z.bin", f"x/{version}/z.bin"):
+        s3.create_multipart_upload(Bucket=bucket, Key=key)
+    publish(folder, S3Uri(bucket, "x"))
+    left = [upload["Key"] for upload in s3.list_multipart_uploads(Bucket=bucket)["Uploads"]]
+    assert sorted(left) == ["x/other.bin", f"y/{version}/z.bin"], "only that of a version below x/ is an orphan"
+
+
+# --- damaged versions ----------------------------------------------------------------------------
+
+
+def delete(s3, bucket: str, key: str, content: bytes) -> None:
+    s3.delete_object(Bucket=bucket, Key=key)
+
+
+def overwrite(s3, bucket: str, key: str, content: bytes) -> None:
+    s3.put_object(Bucket=bucket, Key=key, Body=b"z" * len(content))
+
+
+def overwrite_with_our_metadata(s3, bucket: str, key: str, content: bytes) -> None:
+    metadata = {"sha256": hashlib.sha256(content).hexdigest()}
+    damaged = b"z" * len(content)
+    s3.put_object(Bucket=bucket, Key=key, Body=damaged, Metadata=metadata, ChecksumAlgorithm="SHA256")
+
+
+def decay(s3, bucket: str, key: str, content: bytes) -> None:
+    """What neither size, hash nor checksum shows: here, on a service that computes no SHA-256."""
+    metadata = {"sha256": hashlib.sha256(content).hexdigest()}
+    s3.put_object(Bucket=bucket, Key=key, Body=b"z" * len(content), Metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("a.txt", delete),
+        ("a.txt", overwrite),
+        ("a.txt", overwrite_with_our_metadata),
+        ("sub/large.bin", delete),
+        ("sub/large.bin", overwrite_with_our_metadata),
+        (VERSION_FILE, delete),
+        (VERSION_FILE, overwrite),
+    ],
+)
+def test_pushing_again_repairs_an_object(
+    bucket: str, folder: Path, tmp_path: Path, s3_server: SeaweedFS, name: str, damage: Callable[..., None]
+) -> None:
+    uri, s3 = S3Uri(bucket, "x"), client(s3_server.url)
+    version = publish(folder, uri)
+    key = f"x/{version}/{name}"
+    damage(s3, bucket, key, Bucket(bucket).get(key))
+    with pytest.raises((FileNotFoundError, StorageError)):
+        fetch(uri, tmp_path / "out")
+    with watched(s3_server) as proxy:
+        assert publish(folder, uri) == version
+    written = {r.split(" ")[1].split("?")[0] for r in proxy.requests if r.startswith(("PUT", "POST"))}
+    assert written == {f"/{bucket}/{key}"}, "nothing else is sent"
+    fetch(uri, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(folder)
+
+
+def test_decay_is_found_by_reading(
+    bucket: str, folder: Path, tmp_path: Path, s3_server: SeaweedFS, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = S3Uri(bucket, "x")
+    version = publish(folder, uri)
+    decay(client(s3_server.url), bucket, f"x/{version}/sub/large.bin", (folder / "sub/large.bin").read_bytes())
+    publish(folder, uri)
+    with pytest.raises(DamagedObjectError, match=r"large\.bin.*sha256"):
+        fetch(uri, tmp_path / "out")
+    publish(folder, uri, verify=True)
+    assert caplog.messages == [f"{uri / version} was damaged: 1 of 3 files were sent again"]
+    fetch(uri, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(folder)
+
+
+@pytest.mark.parametrize("damage", [delete, overwrite_with_our_metadata])
+def test_a_damaged_object_is_not_copied_to_the_next_version(
+    bucket: str, folder: Path, tmp_path: Path, s3_server: SeaweedFS, damage: Callable[..., None]
+) -> None:
+    uri = S3Uri(bucket, "x")
+    first = publish(folder, uri)
+    damage(client(s3_server.url), bucket, f"x/{first}/sub/large.bin", (folder / "sub/large.bin").read_bytes())
+    (folder / "a.txt").write_text("b")
+    publish(folder, uri)
+    fetch(uri, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(folder)
+
+
+def test_a_damaged_manifest_does_not_prevent_the_next_version(
+    bucket: str, folder: Path, tmp_path: Path, s3_server: SeaweedFS
+) -> None:
+    uri = S3Uri(bucket, "x")
+    first = publish(folder, uri)
+    client(s3_server.url).delete_object(Bucket=bucket, Key=f"x/{first}/{VERSION_FILE}")
+    with pytest.raises(StorageError, match="does not exist: publish the directory again"):
+        fetch(uri, tmp_path / "out")
+    (folder / "a.txt").write_text("b")
+    publish(folder, uri)
+    fetch(uri, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(folder)
+
+
+# --- what a directory may contain ----------------------------------------------------------------
+
+
+def test_links_are_followed(bucket: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.txt").write_text("b")
+    (folder / "c.txt").symlink_to(tmp_path / "elsewhere" / "b.txt")
+    (folder / "images").symlink_to(tmp_path / "elsewhere")
+    publish(folder, S3Uri(bucket, "x"))
+    fetch(S3Uri(bucket, "x"), tmp_path / "out")
+    fetched = contents(tmp_path / "out")
+    assert (fetched["c.txt"], fetched["images/b.txt"]) == (b"b", b"b")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.symlink_to("nowhere"), "cannot read .*b: No such file"),
+        (lambda path: path.symlink_to(".."), "b is a link to a directory that contains it"),
+        (os.mkfifo, "b is not a file"),
+        (lambda path: path.with_name("b\\c").touch(), "has a backslash"),
+        (lambda path: Path(os.fsdecode(bytes(path) + b"\xff")).touch(), "is not UTF-8"),
+    ],
+)
+def test_what_could_not_be_fetched_again_is_refused(
+    bucket: str, folder: Path, make: Callable[[Path], None], message: str
+) -> None:
+    make(folder / "sub" / "b")
+    with pytest.raises(InputError, match=message):
+        publish(folder, S3Uri(bucket, "x"))
+    assert Bucket(bucket).keys("") == []
+
+
+# --- fetching ------------------------------------------------------------------------------------
 
 
 def test_an_interrupted_fetch_is_resumed(
@@ -185,7 +402,7 @@ def test_an_interrupted_fetch_is_resumed(
     def failing(self: Bucket, key: str, *rest: object) -> bytes:
         if key.endswith("large.bin"):
             starts.append(rest[0])
-            if len(starts) == 3:
+            if len(starts) == 2:
                 raise StorageError("the network is gone")
         return get(self, key, *rest)  # type: ignore[arg-type]
 
@@ -194,20 +411,32 @@ def test_an_interrupted_fetch_is_resumed(
         fetch(uri, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     fetch(uri, tmp_path / "out")
-    assert len(starts) == 4, "downloaded blocks are not requested again"
+    assert len(starts) == 3, "downloaded blocks are not requested again"
     assert contents(tmp_path / "out") == contents(folder)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_damaged_objects_are_refused(bucket: str, folder: Path, tmp_path: Path, s3_server: SeaweedFS) -> None:
-    uri = S3Uri(bucket, "x")
-    version = publish(folder, uri)
-    client(s3_server.url).put_object(Bucket=bucket, Key=f"x/{version}/a.txt", Body=b"z")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Bucket.__init__, "__defaults__", (*Bucket.__init__.__defaults__[:-2], 2, 8))
-        with pytest.raises(StorageError, match=r"a\.txt.*sha256"):
-            fetch(uri, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_a_full_disk_ends_a_fetch_that_can_be_resumed(
+    bucket: str, folder: Path, tmp_path: Path, s3_server: SeaweedFS
+) -> None:
+    uri, out = S3Uri(bucket, "x"), tmp_path / "out"
+    publish(folder, uri)
+    code = (
+        "import resource, sys; from vhm.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (17 * 2**19, 17 * 2**19)); main()"
+    )
+    pull = [sys.executable, "-c", code, "data", "pull", str(uri), "--out", str(out)]
+    done = subprocess.run(pull, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("vhm: error: cannot write ")
+    assert done.stderr.endswith("File too large; fetch again to resume with what is downloaded\n")
+    assert not out.exists()
+    with watched(s3_server) as proxy:
+        fetch(uri, out)
+    assert len([r for r in proxy.requests if r.startswith("GET") and r.endswith("large.bin")]) == 1, (
+        "the block that was written is not requested again"
+    )
+    assert contents(out) == contents(folder)
 
 
 def test_a_manifest_cannot_name_a_path_outside_the_directory(bucket: str, tmp_path: Path, s3_server: SeaweedFS) -> None:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,11 +132,19 @@ class Faults:
 
 
 class FaultyProxy:
-    """A proxy for an S3 service that injects faults; one connection per request."""
+    """A proxy for an S3 service that injects faults; one connection per request.
 
-    def __init__(self, upstream: int, faults: Faults) -> None:
-        self._upstream, self.faults = upstream, faults
-        self._random = random.Random(faults.seed)
+    `requests` are the requests so far ("PUT /bucket/key"); `before` is called with each one before it is forwarded.
+    While `outage` is set, every connection is reset.
+    """
+
+    def __init__(
+        self, upstream: int, faults: Faults | None = None, before: Callable[[str], None] = lambda request: None
+    ) -> None:
+        self._upstream, self.faults, self._before = upstream, faults or Faults(), before
+        self.requests: list[str] = []
+        self.outage = False
+        self._random = random.Random(self.faults.seed)
         self._lock = threading.Lock()
         proxy = self
 
@@ -186,7 +195,11 @@ class FaultyProxy:
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = _body(incoming, fields)
         method, target = lines[0].split(" ")[:2]
+        self.requests.append(f"{method} {target}")
+        self._before(f"{method} {target}")
         kind, late, position = self._draw()
+        if self.outage:
+            return self._fail(connection, "reset")
         if kind == "stall":
             time.sleep(self.faults.stall_seconds)
         if kind == "flip" and method == "PUT" and body:

@@ -153,14 +153,15 @@ def data_push(
     directory: Annotated[Path, typer.Argument(help="A packed dataset, a model, …")],
     uri: Annotated[str, typer.Argument(metavar="URI", help="s3://BUCKET/PREFIX; boto3's usual credentials.")],
     keep: Annotated[Optional[int], typer.Option(min=1, help="Number of versions to keep; all by default.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read back what is stored already and compare it.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Publish a directory in S3 as its newest version; files that are already there are not uploaded again."""
+    """Publish a directory in S3 as its newest version; only what is missing or damaged there is uploaded."""
     from vhm.storage.s3 import parse_uri
     from vhm.storage.versions import publish
 
     prefix = parse_uri(uri)
-    version = publish(directory, prefix, keep)
+    version = publish(directory, prefix, keep, verify)
     print_result({"version": version, "uri": str(prefix / version)}, json_, f"{prefix / version}")
 
 

@@ -1,4 +1,4 @@
-"""One bucket of an S3 service: requests with retries and back-off, transfers checked by their sha256.
+"""One bucket of an S3 service: requests with retries and back-off, contents checked by their sha256.
 
 Credentials, region and endpoint come from boto3's usual sources (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, profiles,
 roles). They are never passed as an argument and never written to a file.
@@ -9,23 +9,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import random
 import re
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from vhm.errors import InputError, StorageError
+from vhm.errors import DamagedObjectError, InputError, StorageError
+from vhm.storage.files import base64_digest
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
     from botocore.exceptions import ClientError
 
-T = TypeVar("T")
-
-_PART_SIZE = 16 * 2**20  # bytes of a multipart upload's part; larger for files of more than 10,000 such parts
+_MAX_DELAY = 5.0  # seconds between two attempts
 _TRANSIENT_CODES = frozenset(
     {"BadDigest", "InternalError", "InvalidDigest", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"}
     | {"ThrottlingException", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"}
@@ -75,15 +75,23 @@ def _timeout() -> float:
 
 @dataclass(frozen=True)
 class ObjectHead:
-    """The metadata of an object; `sha256` is in its metadata if `put` or `upload` wrote it."""
+    """What S3 knows of an object: `sha256` is in its metadata if this package wrote it.
+
+    `checksum` is the SHA-256 checksum that the service computed when it received the object, if it computes one.
+    """
 
     size: int
     sha256: str | None
     etag: str
+    checksum: str | None
 
 
 class _DamagedResponse(Exception):
-    """A response is not the requested content."""
+    """A response is not the requested content; `digest` is the hash of a complete one."""
+
+    def __init__(self, message: str, digest: str | None = None) -> None:
+        super().__init__(message)
+        self.digest = digest
 
 
 @dataclass(frozen=True)
@@ -96,50 +104,83 @@ class Bucket:
     parallel: int = 8
 
     @cached_property
-    def _client(self) -> BaseClient:
+    def client(self) -> BaseClient:
+        """The boto3 client; it repeats requests that may succeed later."""
         import boto3
         from botocore.config import Config
 
-        return boto3.session.Session().client(
+        client = boto3.session.Session().client(
             "s3",
             region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
             config=Config(
-                retries={"total_max_attempts": 1},  # `_retry` is the only place that retries
+                retries={"mode": "standard", "total_max_attempts": 1},  # `_delay` is the only one that retries
                 connect_timeout=min(10.0, self.timeout),
                 read_timeout=self.timeout,
                 max_pool_connections=2 * self.parallel,
             ),
         )
+        client.meta.events.register("needs-retry.s3", self._delay)
+        return client
+
+    def _delay(
+        self,
+        attempts: int,
+        response: tuple[object, dict[str, Any]] | None,
+        caught_exception: Exception | None,
+        **_: object,
+    ) -> float | None:
+        """Seconds until a failed request is repeated; None if it is not, or did not fail."""
+        if attempts >= self.attempts or not _is_transient(response, caught_exception):
+            return None
+        return _backoff(attempts)
 
     def get(self, key: str, start: int = 0, size: int | None = None, sha256: str | None = None) -> bytes:
         """The bytes of an object, or `size` of them from `start`; a damaged or short response is requested again.
 
-        The content is compared with `sha256`, or, for a complete object, with the hash that `put` or `upload` stored
-        in its metadata. Raises StorageError; FileNotFoundError if the key does not exist.
+        The content is compared with `sha256`, or, for a complete object, with the hash that `put` stored in its
+        metadata. Raises FileNotFoundError if the key does not exist, DamagedObjectError if the service returns the
+        same wrong content twice, StorageError for every other failure.
         """
         if size == 0:
             return b""
+        last_digest = None
+        for attempt in range(1, self.attempts + 1):
+            try:
+                return self._get_once(key, start, size, sha256)
+            except _DamagedResponse as error:
+                message = f"cannot read {key} in bucket {self.name}: {error}"
+                if error.digest is not None and error.digest == last_digest:
+                    raise DamagedObjectError(f"{message}: publish its directory again") from None
+                last_digest = error.digest
+            time.sleep(_backoff(attempt))
+        raise StorageError(message)
 
-        def read() -> bytes:
-            span = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
-            response = self._client.get_object(Bucket=self.name, Key=key, **span)
+    def _get_once(self, key: str, start: int, size: int | None, sha256: str | None) -> bytes:
+        from botocore.exceptions import FlexibleChecksumError, HTTPClientError
+        from botocore.exceptions import IncompleteReadError as Incomplete
+
+        span = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
+        response = self._request(f"read {key}", "get_object", Key=key, **span)
+        try:
             content: bytes = response["Body"].read()
-            if size is not None and len(content) != size:
-                raise _DamagedResponse(f"{len(content)} bytes instead of {size}")
-            expected = sha256 or (response["Metadata"].get("sha256") if size is None else None)
-            if expected is not None and hashlib.sha256(content).hexdigest() != expected:
-                raise _DamagedResponse("its sha256 differs from the expected one")
-            return content
-
-        return self._retry(f"read {key}", read)
+        except (FlexibleChecksumError, HTTPClientError, Incomplete) as error:
+            raise _DamagedResponse(_describe(error)) from None
+        digest = hashlib.sha256(content).hexdigest()
+        if size is not None and len(content) != size:
+            raise _DamagedResponse(f"{len(content)} bytes instead of {size}", digest)
+        expected = sha256 or (response["Metadata"].get("sha256") if size is None else None)
+        if expected is not None and digest != expected:
+            raise _DamagedResponse("its sha256 differs from the expected one", digest)
+        return content
 
     def head(self, key: str) -> ObjectHead | None:
         """Size, hash and ETag of an object; None if it does not exist."""
         try:
-            response = self._request(f"query {key}", "head_object", Key=key)
+            head = self._request(f"query {key}", "head_object", Key=key, ChecksumMode="ENABLED")
         except FileNotFoundError:
             return None
-        return ObjectHead(response["ContentLength"], response.get("Metadata", {}).get("sha256"), response["ETag"])
+        sha256 = head.get("Metadata", {}).get("sha256")
+        return ObjectHead(head["ContentLength"], sha256, head["ETag"], head.get("ChecksumSHA256"))
 
     def keys(self, prefix: str, after: str = "", limit: int | None = None) -> list[str]:
         """The keys that begin with `prefix`, in order.
@@ -163,14 +204,15 @@ class Bucket:
         """
         from botocore.exceptions import ClientError
 
-        digest = hashlib.sha256(content).hexdigest()
+        sha256 = hashlib.sha256(content).hexdigest()
+        checked = {"Metadata": {"sha256": sha256}, "ChecksumSHA256": base64_digest(sha256)}
         try:
-            self._put_object(key, content, digest, **conditions)
+            self._request(f"write {key}", "put_object", Key=key, Body=content, **checked, **conditions)
         except ClientError as error:
             if _status(error) not in (409, 412):
                 raise StorageError(f"cannot write {key}: {_describe(error)}") from None
             head = self.head(key)
-            return head is not None and head.sha256 == digest
+            return head is not None and head.sha256 == sha256
         return True
 
     def copy(self, source: str, key: str) -> None:
@@ -181,134 +223,63 @@ class Bucket:
         for key in keys:
             self._request(f"delete {key}", "delete_object", Key=key)
 
-    def upload(self, path: Path, key: str, sha256: str) -> None:
-        """Upload a file whose hash is known and check the stored object.
-
-        Parts that an interrupted upload of the same file has sent are not sent again.
-        """
-        size = path.stat().st_size
-        if size <= _PART_SIZE:
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != sha256:
-                raise InputError(f"{path} changed while it was published: publish again")
-            self._put_object(key, content, sha256)
-        else:
-            self._upload_parts(path, key, size, sha256)
-        head = self.head(key)
-        if head is None or head.size != size or head.sha256 != sha256:
-            raise StorageError(f"the upload of {path} to s3://{self.name}/{key} is incomplete: publish again")
-
-    def _put_object(self, key: str, content: bytes, sha256: str, **conditions: str) -> None:
-        self._request(f"write {key}", "put_object", Key=key, Body=content, Metadata={"sha256": sha256}, **conditions)
-
-    def _upload_parts(self, path: Path, key: str, size: int, sha256: str) -> None:
-        part_size = max(_PART_SIZE, -(-size // 10_000 // 2**20) * 2**20)
-        upload, etags = self._resumable_upload(path, key, part_size)
-        if upload is None:
-            created = self._request(f"write {key}", "create_multipart_upload", Key=key, Metadata={"sha256": sha256})
-            upload = created["UploadId"]
-
-        def send(number: int) -> None:
-            with path.open("rb") as file:
-                file.seek((number - 1) * part_size)
-                content = file.read(part_size)
-            what = f"write part {number} of {key}"
-            sent = self._request(what, "upload_part", Key=key, UploadId=upload, PartNumber=number, Body=content)
-            etags[number] = sent["ETag"]
-
-        missing = [number for number in range(1, -(-size // part_size) + 1) if number not in etags]
-        with ThreadPoolExecutor(self.parallel) as threads:
-            list(threads.map(send, missing))
-        parts = {"Parts": [{"PartNumber": number, "ETag": etags[number]} for number in sorted(etags)]}
-        # A lost response may belong to a completed upload, which then no longer exists; `upload` checks the object.
-        with contextlib.suppress(FileNotFoundError):
-            self._request(f"finish {key}", "complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload=parts)
-        for unfinished in self._uploads(key):
-            self._abort(key, unfinished)
-
-    def _resumable_upload(self, path: Path, key: str, part_size: int) -> tuple[str | None, dict[int, str]]:
-        """An interrupted upload of this file: its id and the ETags of its parts by number; (None, {}) if none fits."""
-        uploads = self._uploads(key)
-        if not uploads:
-            return None, {}
-        for other in uploads[:-1]:
-            self._abort(key, other)
-        etags: dict[int, str] = {}
-        with path.open("rb") as file:
-            for part in self._uploaded_parts(key, uploads[-1]):
-                file.seek((part["PartNumber"] - 1) * part_size)
-                content = file.read(part_size)
-                if part["Size"] == len(content) and part["ETag"].strip('"') == _md5(content):
-                    etags[part["PartNumber"]] = part["ETag"]
-        if not etags:
-            self._abort(key, uploads[-1])
-            return None, {}
-        return uploads[-1], etags
-
-    def _uploads(self, key: str) -> list[str]:
-        """The ids of the unfinished multipart uploads of a key."""
-        response = self._request(f"list uploads of {key}", "list_multipart_uploads", Prefix=key)
-        return [entry["UploadId"] for entry in response.get("Uploads", []) if entry["Key"] == key]
-
-    def _uploaded_parts(self, key: str, upload: str) -> list[dict[str, Any]]:
-        parts: list[dict[str, Any]] = []
-        page_start: dict[str, int] = {}
+    def abort_uploads(self, prefix: str, pattern: str) -> None:
+        """Abort the unfinished multipart uploads of the keys that begin with `prefix` and match `pattern`."""
+        page_start: dict[str, str] = {}
         while True:
-            page = self._request(f"list parts of {key}", "list_parts", Key=key, UploadId=upload, **page_start)
-            parts += page.get("Parts", [])
+            page = self._request(f"list uploads to {prefix}", "list_multipart_uploads", Prefix=prefix, **page_start)
+            for upload in page.get("Uploads", []):
+                if re.match(pattern, upload["Key"]):
+                    self._abort(upload["Key"], upload["UploadId"])
             if not page.get("IsTruncated"):
-                return parts
-            page_start = {"PartNumberMarker": page["NextPartNumberMarker"]}
+                return
+            page_start = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def _abort(self, key: str, upload: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._request(f"abort an upload of {key}", "abort_multipart_upload", Key=key, UploadId=upload)
 
     def _request(self, what: str, operation: str, **parameters: object) -> dict[str, Any]:
-        """Call one boto3 operation on this bucket and return its response; raises as `_retry` does."""
-        return self._retry(what, lambda: getattr(self._client, operation)(Bucket=self.name, **parameters))
+        """Call one boto3 operation on this bucket and return its response; raises as `translated_errors` does."""
+        with self.translated_errors(what):
+            response: dict[str, Any] = getattr(self.client, operation)(Bucket=self.name, **parameters)
+            return response
 
-    def _retry(self, what: str, call: Callable[[], T]) -> T:
-        """Repeat `call` until it succeeds or the attempts are exhausted.
+    @contextlib.contextmanager
+    def translated_errors(self, what: str) -> Iterator[None]:
+        """Turn boto3's exceptions into ours.
 
         Raises FileNotFoundError if the object does not exist, ClientError if a condition does not hold, StorageError
         for every other failure.
         """
-        import stamina
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         try:
-            for attempt in stamina.retry_context(
-                on=_is_transient, attempts=self.attempts, timeout=None, wait_initial=0.05, wait_max=5.0, wait_jitter=0.1
-            ):
-                with attempt:
-                    return call()
+            yield
         except ClientError as error:
             if error.response["Error"]["Code"] in ("NoSuchKey", "NoSuchUpload", "404"):
                 raise FileNotFoundError(what) from None
             if _status(error) in (409, 412):
                 raise
             raise StorageError(f"cannot {what} in bucket {self.name}: {_describe(error)}") from None
-        except (BotoCoreError, _DamagedResponse) as error:
+        except (BotoCoreError, ResponseParserError) as error:
             raise StorageError(f"cannot {what} in bucket {self.name}: {_describe(error)}") from None
-        raise AssertionError("stamina returns or raises")
 
 
-def _is_transient(error: Exception) -> bool:
-    """Whether a retry may succeed."""
-    from botocore.exceptions import ClientError, FlexibleChecksumError, HTTPClientError
-    from botocore.exceptions import IncompleteReadError as Incomplete
-    from botocore.parsers import ResponseParserError
+def _is_transient(response: tuple[object, dict[str, Any]] | None, error: Exception | None) -> bool:
+    """Whether a request failed in a way that a retry may remedy."""
+    from botocore.exceptions import HTTPClientError
 
-    if isinstance(error, ClientError):
-        return _status(error) >= 500 or _status(error) == 429 or error.response["Error"]["Code"] in _TRANSIENT_CODES
-    return isinstance(
-        error, (HTTPClientError, FlexibleChecksumError, Incomplete, ResponseParserError, _DamagedResponse)
-    )
+    if response is None:
+        return isinstance(error, HTTPClientError)
+    status = int(response[1].get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return status >= 500 or status == 429 or response[1].get("Error", {}).get("Code") in _TRANSIENT_CODES
 
 
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()  # the ETag of an S3 part
+def _backoff(attempt: int) -> float:
+    """Seconds to wait after the given attempt, from 1, failed."""
+    return min(_MAX_DELAY, 0.05 * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.5)
 
 
 def _status(error: ClientError) -> int:

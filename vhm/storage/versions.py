@@ -7,124 +7,140 @@
         history/00000007          the version that was published 7th; created once, by one writer
         latest                    the newest entry of history, for people and other tools; updated last
 
-A version never changes. An interrupted publication can therefore be resumed, and readers see either the previous
-version or the new one.
+A version never changes: publishing it again sends what is missing or damaged, which is how an interrupted publication
+is resumed and a published version repaired. Readers see either the previous version or the new one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
+import re
 import shutil
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import orjson
 
-from vhm.errors import CheckFailed, InputError, StorageError
+from vhm.errors import CheckFailed, DamagedObjectError, InputError, StorageError, first_line
 from vhm.io import JsonObject, check_output_directory, read_json, whole_directory, write_json
 from vhm.progress import track
+from vhm.storage.files import FileEntry, FileTable, hash_files, require_unchanged, snapshot
 from vhm.storage.s3 import Bucket, S3Uri
+from vhm.storage.upload import Uploader, is_stored
 
-BLOCK = 8 * 2**20
 VERSION_FILE = ".published.json"  # hidden files are not published, so no file of this name is overwritten
 _COPY_LIMIT = 5 * 2**30
 
-
-@dataclass(frozen=True)
-class FileEntry:
-    """One file of a manifest; `blocks` are the sha256 of each 8 MiB if there are several, otherwise empty."""
-
-    size: int
-    sha256: str
-    blocks: tuple[str, ...] = ()
-
-    def to_json(self) -> JsonObject:
-        blocks = {"blocks": list(self.blocks)} if self.blocks else {}
-        return {"size": self.size, "sha256": self.sha256, **blocks}
-
-
-FileTable = Mapping[str, FileEntry]
-
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
 
 # --- publishing ----------------------------------------------------------------------------------
 
 
-def file_table(directory: Path) -> FileTable:
-    """The files of a directory by name, without hidden ones. Raises InputError if there is none."""
-    paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    names = [path.relative_to(directory).as_posix() for path in paths]
-    chosen = [(n, p) for n, p in zip(names, paths, strict=True) if not any(x.startswith(".") for x in n.split("/"))]
-    if not chosen:
-        raise InputError(f"{directory} holds no file to publish")
-    with ThreadPoolExecutor() as threads:
-        entries = list(track(threads.map(lambda item: _hash_file(item[1]), chosen), "hashing", len(chosen)))
-    return {name: entry for (name, _), entry in zip(chosen, entries, strict=True)}
+def publish(directory: Path, uri: S3Uri, keep: int | None = None, verify: bool = False) -> str:
+    """Upload a directory to `uri` as its newest version, and return the version.
+
+    Files that are stored already, or that the previous version has, are not sent again; with `verify` their content is
+    read back first, otherwise size, hash and checksum are queried. `keep` is the number of versions to retain
+    (default: all). Raises InputError if a file changes meanwhile, CheckFailed if another writer publishes there first,
+    and StorageError if the service fails permanently; in all cases readers see no change.
+    """
+    if not directory.is_dir():
+        raise InputError(f"{directory} is not a directory: nothing to publish")
+    bucket = Bucket(uri.bucket)
+    number, previous = _newest(bucket, uri) or (0, None)
+    before = snapshot(directory)
+    files = hash_files(directory, before)
+    version = version_of(files)
+    publication = _Publication(bucket, uri, directory, files, verify)
+    publication.send_files({} if previous in (None, version) else _objects_by_hash(bucket, uri / str(previous)))
+    require_unchanged(directory, before)
+    publication.send_manifest()
+    if version != previous:
+        record = orjson.dumps({"version": version, "writer": os.urandom(8).hex()})
+        if not bucket.put(_history_key(uri, number + 1), record, IfNoneMatch="*"):
+            raise CheckFailed(f"another writer published to {uri} first: check its version, then publish again")
+        number += 1
+    _update_latest(bucket, uri, number, version)
+    _abort_uploads(bucket, uri)
+    if keep is not None:
+        _prune(bucket, uri, keep)
+    return version
 
 
 def version_of(files: FileTable) -> str:
     return hashlib.sha256(_manifest_bytes(files)).hexdigest()[:16]
 
 
-def publish(directory: Path, uri: S3Uri, keep: int | None = None) -> str:
-    """Upload a directory to `uri` as its newest version, and return the version.
+class _Publication:
+    """The objects of one version that is published from a directory."""
 
-    Files that an interrupted attempt has uploaded, or that the previous version has, are not sent again. `keep` is
-    the number of versions to retain (default: all). Raises CheckFailed if another writer publishes there first, and
-    StorageError if the service fails permanently; in both cases readers see no change.
-    """
-    if not directory.is_dir():
-        raise InputError(f"{directory} is not a directory: nothing to publish")
-    bucket = Bucket(uri.bucket)
-    number, previous = _newest(bucket, uri) or (0, None)
-    files = file_table(directory)
-    version = version_of(files)
-    if version != previous:
-        _upload_version(bucket, uri, directory, files, previous)
-        record = orjson.dumps({"version": version, "writer": os.urandom(8).hex()})
-        if not bucket.put(_history_key(uri, number + 1), record, IfNoneMatch="*"):
-            raise CheckFailed(f"another writer published to {uri} first: check its version, then publish again")
-        number += 1
-    _update_latest(bucket, uri, number, version)
-    if keep is not None:
-        _prune(bucket, uri, number, keep)
-    return version
+    def __init__(self, bucket: Bucket, uri: S3Uri, directory: Path, files: FileTable, verify: bool) -> None:
+        self._bucket, self._directory, self._files, self._verify = bucket, directory, files, verify
+        self._target = uri / version_of(files)
+        self._manifest_key = (self._target / VERSION_FILE).prefix
+        self._existing = set(bucket.keys(f"{self._target.prefix}/"))
 
+    def send_files(self, copies: Mapping[str, str]) -> None:
+        """Copy or upload the files that are missing or damaged; `copies` are keys of the bucket by sha256."""
+        uploader = Uploader(self._bucket)
 
-def _upload_version(bucket: Bucket, uri: S3Uri, directory: Path, files: FileTable, previous: str | None) -> None:
-    """Upload the files of a version, then its manifest."""
-    target = uri / version_of(files)
-    existing = set(bucket.keys(f"{target.prefix}/"))
-    if (target / VERSION_FILE).prefix in existing:
-        return
-    copies: dict[str, str] = {}
-    if previous is not None:
-        source = uri / previous
-        copies = {entry.sha256: (source / name).prefix for name, entry in _read_manifest(bucket, source).items()}
+        def send(name: str) -> bool:
+            key, entry = (self._target / name).prefix, self._files[name]
+            if key in self._existing and self._is_stored(key, entry):
+                return False
+            if not (entry.sha256 in copies and self._copy(copies[entry.sha256], key, entry)):
+                uploader.upload(self._directory / name, key, entry)
+            return True
 
-    def send(item: tuple[str, FileEntry]) -> None:
-        name, entry = item
-        key = (target / name).prefix
-        if key in existing and _is_uploaded(bucket, key, entry):
-            return
-        if entry.sha256 in copies and entry.size <= _COPY_LIMIT:
-            with contextlib.suppress(FileNotFoundError):  # another writer may have pruned the previous version
-                bucket.copy(copies[entry.sha256], key)
-                return
-        bucket.upload(directory / name, key, entry.sha256)
+        with ThreadPoolExecutor(self._bucket.parallel) as threads, uploader:
+            sent = sum(_each(threads, send, self._files, f"publishing to {self._target}"))
+        if sent and self._manifest_key in self._existing:
+            log.warning("%s was damaged: %d of %d files were sent again", self._target, sent, len(self._files))
 
-    with ThreadPoolExecutor(bucket.parallel) as threads:
-        for _ in track(threads.map(send, files.items()), f"publishing to {uri}", len(files)):
-            pass
-    bucket.put((target / VERSION_FILE).prefix, _manifest_bytes(files))
+    def send_manifest(self) -> None:
+        content = _manifest_bytes(self._files)
+        entry = FileEntry(len(content), hashlib.sha256(content).hexdigest())
+        if not (self._manifest_key in self._existing and self._is_stored(self._manifest_key, entry)):
+            self._bucket.put(self._manifest_key, content)
+
+    def _is_stored(self, key: str, entry: FileEntry) -> bool:
+        return is_stored(self._bucket, key, entry, self._verify)
+
+    def _copy(self, source: str, key: str, entry: FileEntry) -> bool:
+        """Copy within the bucket; False if the copy is not the file."""
+        if entry.size > _COPY_LIMIT:
+            return False
+        with contextlib.suppress(FileNotFoundError):  # another writer may have pruned the previous version
+            self._bucket.copy(source, key)
+        return self._is_stored(key, entry)
 
 
-def _is_uploaded(bucket: Bucket, key: str, entry: FileEntry) -> bool:
-    head = bucket.head(key)
-    return head is not None and (head.size, head.sha256) == (entry.size, entry.sha256)
+def _each(threads: Executor, call: Callable[[T], R], items: Iterable[T], label: str) -> Iterator[R]:
+    """The results of `call` in the order in which they are complete; the first error cancels what has not begun."""
+    futures = [threads.submit(call, item) for item in items]
+    try:
+        for future in track(as_completed(futures), label, len(futures)):
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _objects_by_hash(bucket: Bucket, uri: S3Uri) -> dict[str, str]:
+    """The keys of a version by the sha256 of their content; empty if its manifest is missing or damaged."""
+    try:
+        return {entry.sha256: (uri / name).prefix for name, entry in _read_manifest(bucket, uri).items()}
+    except StorageError as error:
+        log.warning("nothing is copied from the previous version: %s", first_line(error))
+        return {}
 
 
 def _update_latest(bucket: Bucket, uri: S3Uri, number: int, version: str) -> None:
@@ -137,17 +153,25 @@ def _update_latest(bucket: Bucket, uri: S3Uri, number: int, version: str) -> Non
             if bucket.put(key, content, IfNoneMatch="*"):
                 return
             continue
-        if int(orjson.loads(bucket.get(key))["number"]) >= number:
+        if (_latest_number(bucket, uri) or 0) >= number:
             return
         if bucket.put(key, content, IfMatch=head.etag):
             return
 
 
-def _prune(bucket: Bucket, uri: S3Uri, number: int, keep: int) -> None:
+def _abort_uploads(bucket: Bucket, uri: S3Uri) -> None:
+    """Abort the unfinished multipart uploads of killed writers, and of those that this one was faster than."""
+    prefix = f"{uri.prefix}/" if uri.prefix else ""
+    try:
+        bucket.abort_uploads(prefix, re.escape(prefix) + "[0-9a-f]{16}/")
+    except StorageError as error:  # a permission of its own; the version is published
+        log.warning("unfinished uploads were not removed: %s", first_line(error))
+
+
+def _prune(bucket: Bucket, uri: S3Uri, keep: int) -> None:
     """Remove all but the newest `keep` versions; of each, the manifest first."""
-    records = bucket.keys((uri / "history").prefix + "/")
-    versions = {key: _version_at(bucket, key) for key in records if int(key.rsplit("/", 1)[1]) <= number}
-    kept = {versions[key] for key in records[-keep:] if key in versions}
+    versions = {key: _version_at(bucket, key) for key in bucket.keys((uri / "history").prefix + "/")}
+    kept = set(list(versions.values())[-keep:])
     for key, version in list(versions.items())[:-keep]:
         if version not in kept:
             files = bucket.keys((uri / version).prefix + "/")
@@ -232,29 +256,37 @@ def _download(published: Published, folder: Path, existing: Mapping[str, Path]) 
             shutil.copyfile(existing[entry.sha256], path)
         _complete_file(published, name, entry, path)
 
-    with ThreadPoolExecutor(published.bucket.parallel) as threads:
-        downloads = threads.map(download, published.files.items())
-        for _ in track(downloads, f"fetching {published.uri}", len(published.files)):
-            pass
+    try:
+        with ThreadPoolExecutor(published.bucket.parallel) as threads:
+            for _ in _each(threads, download, published.files.items(), f"fetching {published.uri}"):
+                pass
+    except OSError as error:
+        raise InputError(
+            f"cannot write {folder}: {error.strerror}; fetch again to resume with what is downloaded"
+        ) from error
 
 
 def _complete_file(published: Published, name: str, entry: FileEntry, path: Path) -> None:
     """Download the blocks that are missing or wrong in `path`."""
-    key, size = (published.uri / name).prefix, entry.size
-    hashes = entry.blocks or (entry.sha256,)
-    step = BLOCK if entry.blocks else max(size, 1)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    key = (published.uri / name).prefix
+    path.touch()
+    with path.open("r+b") as file:
+        file.truncate(min(path.stat().st_size, entry.size))
+        for start, length, expected in entry.spans():
+            file.seek(start)
+            if hashlib.sha256(file.read(length)).hexdigest() != expected:
+                content = _read_block(published.bucket, key, start, length, expected)
+                file.seek(start)
+                file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_block(bucket: Bucket, key: str, start: int, length: int, sha256: str) -> bytes:
     try:
-        os.ftruncate(descriptor, size)
-        for number, expected in enumerate(hashes):
-            start, length = number * step, min(step, size - number * step)
-            if hashlib.sha256(os.pread(descriptor, length, start)).hexdigest() == expected:
-                continue
-            content = published.bucket.get(key, start, length, expected) if size else published.bucket.get(key)
-            os.pwrite(descriptor, content, start)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return bucket.get(key, start, length, sha256)
+    except FileNotFoundError:
+        raise DamagedObjectError(f"s3://{bucket.name}/{key} does not exist: publish its directory again") from None
 
 
 def _path_below(folder: Path, name: str) -> Path:
@@ -272,7 +304,18 @@ def _history_key(uri: S3Uri, number: int) -> str:
 
 def _version_at(bucket: Bucket, key: str) -> str:
     """The version that an entry of history names."""
-    return str(orjson.loads(bucket.get(key))["version"])
+    try:
+        return str(orjson.loads(bucket.get(key))["version"])
+    except (KeyError, TypeError, orjson.JSONDecodeError):
+        raise StorageError(f"s3://{bucket.name}/{key} is not an entry that `vhm data push` wrote") from None
+
+
+def _latest_number(bucket: Bucket, uri: S3Uri) -> int | None:
+    """The number in `latest`; None if it is missing or damaged."""
+    try:
+        return int(orjson.loads(bucket.get((uri / "latest").prefix))["number"])
+    except (FileNotFoundError, KeyError, TypeError, ValueError, DamagedObjectError):
+        return None
 
 
 def _newest(bucket: Bucket, uri: S3Uri) -> tuple[int, str] | None:
@@ -280,10 +323,8 @@ def _newest(bucket: Bucket, uri: S3Uri) -> tuple[int, str] | None:
 
     `latest` may be behind: it only shortens the listing.
     """
-    after = ""
-    if bucket.head((uri / "latest").prefix) is not None:
-        number = int(orjson.loads(bucket.get((uri / "latest").prefix))["number"])
-        after = _history_key(uri, number - 1)
+    latest = _latest_number(bucket, uri)
+    after = "" if latest is None else _history_key(uri, latest - 1)
     records = bucket.keys((uri / "history").prefix + "/", after)
     if not records:
         return None
@@ -293,7 +334,10 @@ def _newest(bucket: Bucket, uri: S3Uri) -> tuple[int, str] | None:
 def _read_manifest(bucket: Bucket, uri: S3Uri) -> FileTable:
     """The manifest of the version at `uri`, checked against the version."""
     location = uri / VERSION_FILE
-    content = bucket.get(location.prefix)
+    try:
+        content = bucket.get(location.prefix)
+    except FileNotFoundError:
+        raise StorageError(f"{location} does not exist: publish the directory again") from None
     if hashlib.sha256(content).hexdigest()[:16] != uri.prefix.rsplit("/", 1)[-1]:
         raise StorageError(f"{location} does not have the hash of its version: publish the directory again")
     return _parse_files(orjson.loads(content), str(location))
@@ -312,12 +356,3 @@ def _parse_files(content: JsonObject, where: str) -> FileTable:
 def _manifest_bytes(files: FileTable) -> bytes:
     content = {"files": {name: entry.to_json() for name, entry in files.items()}}
     return orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
-
-
-def _hash_file(path: Path) -> FileEntry:
-    complete, blocks = hashlib.sha256(), []
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            complete.update(block)
-            blocks.append(hashlib.sha256(block).hexdigest())
-    return FileEntry(path.stat().st_size, complete.hexdigest(), tuple(blocks) if len(blocks) > 1 else ())

@@ -24,8 +24,9 @@ from vhm.data.images.cache import DiskCache, cached_file
 from vhm.data.shards.table import INDEX, TABLE, ShardEntry, ShardTable, is_packed, open_local_table, open_table
 from vhm.errors import ImageError, InputError, StorageError, VhmError
 from vhm.io import cache_directory, write_bytes
+from vhm.storage.files import FileEntry
 from vhm.storage.s3 import Bucket, ObjectHead, is_uri, parse_uri
-from vhm.storage.versions import FileEntry, Published, open_published
+from vhm.storage.versions import Published, open_published
 
 MAX_FILE = 2**30  # bytes
 
