@@ -247,6 +247,66 @@ def test_an_image_only_question_has_no_newline_in_chatml(chatml, turn: str, cont
     assert template_ids(chatml, "chatml", messages) == ids
 
 
+def with_system(turns: list[str], system: str, as_turn: bool) -> dict[str, Any]:
+    made = record(*turns)
+    if not as_turn:
+        return made | {"system": system}
+    return made | {"conversations": [{"from": "system", "value": system}, *made["conversations"]]}
+
+
+SYSTEM_TURNS = ["<image>\nWhat?", "A river.", "Wide?", "Yes."]
+SYSTEM_TEXTS = ["You read maps.", " Two lines\nand a space ", "Große Häuser: USER", "[1, 2]"]
+
+
+@pytest.mark.parametrize("as_turn", [False, True], ids=["key", "turn"])
+@pytest.mark.parametrize("system", SYSTEM_TEXTS, ids=repr)
+def test_a_system_message_replaces_the_templates_own_as_in_the_chat_template(
+    llama, chatml, system: str, as_turn: bool
+) -> None:
+    messages = [{"role": "system", "content": system}]
+    for number, turn in enumerate(SYSTEM_TURNS):
+        content = [{"type": "image"}] * (number == 0) + [{"type": "text", "text": turn.replace("<image>", "").strip()}]
+        messages.append({"role": ("user", "assistant")[number % 2], "content": content})
+    for template, tokenizer in (("v1", llama[1]), ("chatml", chatml)):
+        encoded = encode(with_system(SYSTEM_TURNS, system, as_turn), tokenizer, template, image_tokens=1)
+        assert encoded["input_ids"].tolist() == template_ids(tokenizer, template, messages)
+        plain = encode(record(*SYSTEM_TURNS), tokenizer, template, image_tokens=1)
+        own, replaced = (ids[ids >= 0].tolist() for ids in (plain["labels"], encoded["labels"]))
+        assert own == replaced, "the answers, and nothing of the system message, are targets"
+        assert plain["input_ids"].tolist() != encoded["input_ids"].tolist()
+
+
+@pytest.mark.parametrize("blank", [None, "", " \n"])
+def test_a_blank_system_message_is_none(tokenizer, blank: str | None) -> None:
+    blank_ids = encode(record("<image>\nQ", "A") | {"system": blank}, tokenizer)["input_ids"]
+    assert blank_ids.tolist() == encode(record("<image>\nQ", "A"), tokenizer)["input_ids"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "template", "reason"),
+    [
+        ({"system": "Be brief."}, "plain", "system_message"),
+        ({"system": "Look at <image>."}, "v1", "special_token"),
+        ({"system": "End</s>"}, "v1", "special_token"),
+        ({"system": {"text": "Be brief."}}, "v1", "wrong_type"),
+        ({"video": "a.mp4"}, "v1", "unknown_media"),
+        ({"images": ["a.jpg", "b.jpg"]}, "plain", "unknown_media"),
+        ({"tools": "[{}]"}, "v1", "tool_call"),
+    ],
+)
+def test_messages_and_media_that_cannot_be_shown_are_refused(
+    tokenizer, changes: dict[str, Any], template: str, reason: str
+) -> None:
+    with pytest.raises(EncodeError) as caught:
+        encode(record("<image>\nQ", "A") | changes, tokenizer, template)
+    assert caught.value.reason == reason
+
+
+def test_markers_of_other_media_are_refused(tokenizer) -> None:
+    with pytest.raises(EncodeError, match="turn 2 contains '<video>'"):
+        encode(record("<image>\nQ", "A", "And in <video>?", "B"), tokenizer)
+
+
 @pytest.fixture(scope="module")
 def chatml(llama_pieces, tmp_path_factory):
     """The Llama vocabulary with the two tokens that the chatml template needs."""

@@ -4,6 +4,7 @@
     v1      <s> SYSTEM USER: IMAGE"\\n"question ASSISTANT: answer</s>USER: …      Vicuna, LLaVA-1.5, VHM
     chatml  <|im_start|>role"\\n"text<|im_end|>"\\n"…                             SmolLM2 and others
 
+SYSTEM is the record's system message if it has one, else the template's own; `plain` has no place for one.
 Labels are the ids of the caption, or of each answer and its end token; all other positions are -100. `CHAT_TEMPLATES`
 express the last two formats in Jinja. A model directory carries one of them, so that inference
 (`vhm.inference.prompts`, plain transformers, other servers) uses the same prompt as training.
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vhm.data.records import IMAGE_MARKER, check_turns
+from vhm.data.records import IMAGE_MARKER, check_turns, media_marker, system_message
 from vhm.errors import EncodeError, InputError, RecordError
 
 if TYPE_CHECKING:
@@ -105,13 +106,17 @@ def encode_compact(
         raise InputError(f"template {template!r} is unknown: use one of {', '.join(TEMPLATES)}")
     try:
         turns = check_turns(record)
+        system = system_message(record)
     except RecordError as error:
         raise EncodeError(error.reason, error.detail) from None
     has_image = record.get("image") is not None
     refuse_special_tokens(turns, tokenizer, has_image)
+    _refuse_media_markers(turns)
+    if system is not None:
+        _check_system(system, template, tokenizer)
     if template == "plain":
         return _plain(turns, has_image, tokenizer, max_length)
-    text, targets = (_v1_text if template == "v1" else _chatml_text)(turns, tokenizer)
+    text, targets = (_v1_text if template == "v1" else _chatml_text)(turns, system, tokenizer)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     input_ids = list(encoded["input_ids"])
     labels = _label(input_ids, encoded["offset_mapping"], targets)
@@ -147,6 +152,20 @@ def refuse_special_tokens(
         raise EncodeError("image_count", f"{marked} turns with an image marker, {int(has_image)} images")
 
 
+def _refuse_media_markers(turns: Sequence[tuple[str, str]]) -> None:
+    for number, (_, text) in enumerate(turns):
+        if marker := media_marker(text):
+            raise EncodeError("unknown_media", f"turn {number} contains {marker!r}: only images are shown")
+
+
+def _check_system(system: str, template: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    if template == "plain":
+        raise EncodeError("system_message", "the plain template has no place for a system message")
+    for token in (IMAGE_MARKER, *tokenizer.get_added_vocab()):
+        if token in system:
+            raise EncodeError("special_token", f"the system message contains {token!r}: escape or remove it")
+
+
 def _plain(
     turns: list[tuple[str, str]], has_image: bool, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Sample:
@@ -177,9 +196,11 @@ def _ids_at_start(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return ids(text)
 
 
-def _v1_text(turns: list[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[tuple[int, int]]]:
+def _v1_text(
+    turns: list[tuple[str, str]], system: str | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, list[tuple[int, int]]]:
     """The prompt, and the spans of characters that are targets."""
-    text = f"{tokenizer.bos_token}{SYSTEM} "
+    text = f"{tokenizer.bos_token}{SYSTEM if system is None else system} "
     targets = []
     for speaker, content in turns:
         if speaker == "human":
@@ -195,9 +216,11 @@ def _v1_text(turns: list[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -
     return text, targets
 
 
-def _chatml_text(turns: list[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[tuple[int, int]]]:
+def _chatml_text(
+    turns: list[tuple[str, str]], system: str | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, list[tuple[int, int]]]:
     """The prompt, and the spans of characters that are targets."""
-    text = f"<|im_start|>system\n{SMOL_SYSTEM}<|im_end|>\n"
+    text = f"<|im_start|>system\n{SMOL_SYSTEM if system is None else system}<|im_end|>\n"
     targets = []
     for speaker, content in turns:
         text += f"<|im_start|>{'user' if speaker == 'human' else 'assistant'}\n"

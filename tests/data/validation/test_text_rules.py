@@ -114,3 +114,39 @@ def test_similar_words_are_not_boilerplate(text: str) -> None:
 )
 def test_questions_without_options_are_recognised(question: str, expected: bool) -> None:
     assert lacks_options(question) is expected
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        *(
+            "<video>",
+            "<audio>",
+            "<img>",
+            "<Image>",
+            "<IMAGE>",
+            "<images>",
+            "<image_1>",
+            "<image1>",
+            "<image_placeholder>",
+        ),
+        *("<ImageHere>", "<speech>", "<point_cloud>", "<|vision_start|>", "<|image_pad|>", "<|video|>", "[IMG]"),
+    ],
+)
+@pytest.mark.parametrize("speaker", ["human", "gpt", "system"])
+def test_markers_of_media_that_are_not_shown_are_rejected(marker: str, speaker: str) -> None:
+    with pytest.raises(RecordError) as raised:
+        check_turn(speaker, f"What is in {marker}?", "turn 0")
+    assert raised.value.reason == ("special_token" if "|" in marker or "placeholder" in marker else "unknown_media")
+
+
+@pytest.mark.parametrize(
+    "text", ["<image>\nWhat?", "a < b > c", "<images of ships>", "<p>text</p>", "the video", "[IMGX]", '<img src="a">']
+)
+def test_similar_text_is_no_marker(text: str) -> None:
+    check_turn("human", text, "turn 0")
+
+
+def test_a_system_message_has_no_image() -> None:
+    with pytest.raises(RecordError, match="the system message contains '<image>'"):
+        check_turn("system", "Look at <image>.", "the system message")

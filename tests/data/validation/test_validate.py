@@ -92,6 +92,10 @@ BAD = [
     (with_answer("a polygon [[0, 0], [10, 20]]"), "bad_number"),
     (with_answer("a polygon [[0, 0], [10, 20], [1000, 5]]"), "bad_number"),
     (with_question("<ima<image>ge> What?"), "special_token"),
+    (good(3, video="a.mp4"), "unknown_media"),
+    (with_question("<image> and <video>: what changed?"), "unknown_media"),
+    (good(3, tools="[{}]"), "tool_call"),
+    (good(3, system="Be brief."), "system_message"),
     (good(0, image="3.jpg"), "duplicate_id"),
     (good(0, id="another"), "duplicate"),
 ]
@@ -295,3 +299,12 @@ def _jpeg(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
+
+
+def test_a_system_message_is_kept_for_training_and_tells_records_apart(images: Path, tmp_path: Path) -> None:
+    source = tmp_path / "list.json"
+    systems = [None, "Be brief.", "Be long.", "Ends</s>", "x" * 30_000]
+    source.write_text(json.dumps([good(0, id=f"{i}", system=system) for i, system in enumerate(systems)]))
+    result = validate(source, images, tmp_path / "out", "sft", max_rejected=0.5)
+    assert (result.accepted, result.reasons) == (3, {"special_token": 1, "too_long": 1})
+    assert [row["system"] for row in open_index(tmp_path / "out")] == systems[:3]

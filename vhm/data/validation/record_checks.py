@@ -13,7 +13,7 @@ import orjson
 from vhm.data.images import Limits, load_pixels
 from vhm.data.images.options import DEFAULT_SOURCE_OPTIONS, ImageOptions, SourceOptions
 from vhm.data.images.stores import ImageStore
-from vhm.data.records import IMAGE_MARKER, check_turns, image_name, source_name
+from vhm.data.records import IMAGE_MARKER, check_turns, image_name, source_name, system_message
 from vhm.data.validation.findings import Leak
 from vhm.data.validation.similarity import LeakFinder, fingerprint
 from vhm.data.validation.stream import parse_record
@@ -109,7 +109,8 @@ class RecordChecker:
         turns = check_turns(record)
         assert isinstance(record, dict)  # check_turns raises RecordError otherwise
         self._check_fields(record)
-        self._check_text(turns, record)
+        system = system_message(record)
+        self._check_text(turns, system, record)
         answers = [text for speaker, text in turns if speaker == "gpt"]
         refusal = any(map(is_refusal, answers))
         if self._kind == "pretrain" and refusal:
@@ -118,7 +119,7 @@ class RecordChecker:
         checked = self._check_image(image, record)
         sha256, size = (None, None) if checked is None else (checked.sha256, checked.size)
         record_id = record.get("id")
-        content = orjson.dumps([sha256 or image, record["conversations"]])
+        content = orjson.dumps([sha256 or image, record["conversations"], *([system] if system else ())])
         return AcceptedRow(
             index=index,
             id=str(index if record_id is None else record_id),
@@ -146,13 +147,17 @@ class RecordChecker:
         if self._kind in ("pretrain", "eval") and record.get("image") is None:
             raise RecordError("missing_field", "'image' is missing")
 
-    def _check_text(self, turns: list[tuple[str, str]], record: Mapping[str, object]) -> None:
+    def _check_text(self, turns: list[tuple[str, str]], system: str | None, record: Mapping[str, object]) -> None:
         if self._kind != "sft" and len(turns) != 2:
             raise RecordError("turn_count", f"expected one question and one answer, the record has {len(turns)} turns")
-        length = sum(len(text) for _, text in turns)
+        if system is not None and self._kind != "sft":
+            raise RecordError("system_message", f"a record of kind {self._kind} has no place for a system message")
+        length = sum(len(text) for _, text in turns) + len(system or "")
         if length > self._max_text:
             raise RecordError("too_long", f"the text has {length} characters, the limit is {self._max_text}")
         pixels = _longest_side(record.get("size")) if self._kind == "eval" else None
+        if system is not None:
+            check_turn("system", system, "the system message")
         for number, (speaker, text) in enumerate(turns):
             check_turn(speaker, text, f"turn {number}", pixels)
             if speaker == "human" and lacks_options(text):

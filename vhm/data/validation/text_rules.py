@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from vhm.data.records import IMAGE_MARKER
+from vhm.data.records import IMAGE_MARKER, media_marker
 from vhm.errors import RecordError
 
 # Special tokens of Llama, LLaVA, ChatML and others. A tokenizer reads them as control tokens, not as text.
@@ -53,7 +53,7 @@ _NOT_A_NUMBER = re.compile(r"\[[^\[\]]{0,80}\b(?:nan|inf(?:inity)?)\b[^\[\]]{0,8
 
 
 def check_turn(speaker: str, text: str, where: str, pixels: float | None = None) -> None:
-    """Raise RecordError with the reason why a turn of the "human" or "gpt" cannot be used for training.
+    """Raise RecordError with the reason why a turn of the "human", "gpt" or "system" cannot be used for training.
 
     `pixels` is the image's longest side if coordinates may be in pixels; otherwise they are normalised to [0, 1000).
     """
@@ -65,12 +65,10 @@ def check_turn(speaker: str, text: str, where: str, pixels: float | None = None)
         raise RecordError("empty_answer", f"{where} is empty")
     if not text.isprintable() and _CONTROL.search(text):
         raise RecordError("control_character", f"{where} contains a control character")
-    special = _SPECIAL.search(text) if "<" in text else None
-    if special or (speaker == "gpt" and IMAGE_MARKER in text):
-        raise RecordError("special_token", f"{where} contains {special.group() if special else IMAGE_MARKER!r}")
-    if IMAGE_MARKER in text and IMAGE_MARKER in text.replace(IMAGE_MARKER, ""):
-        raise RecordError("special_token", f"{where} contains nested image markers")
+    if "<" in text:
+        _check_markers(speaker, text, where)
     if "[" in text:
+        _check_media(text, where)
         _check_coordinates(text, where, pixels)
 
 
@@ -90,6 +88,26 @@ def lacks_options(question: str) -> bool:
         return False
     words = question.replace(IMAGE_MARKER, "").strip()
     return bool(_LETTER.search(words) or (_CHOICE.search(words) and not _LISTED.search(words)))
+
+
+def _check_markers(speaker: str, text: str, where: str) -> None:
+    markers = text.count(IMAGE_MARKER)
+    if markers and speaker != "human":
+        raise RecordError("special_token", f"{where} contains {IMAGE_MARKER!r}")
+    if text.count("<") == markers:
+        return  # nearly all text: special tokens, other markers and nested ones need another <
+    if special := _SPECIAL.search(text):
+        raise RecordError("special_token", f"{where} contains {special.group()!r}")
+    if markers and IMAGE_MARKER in text.replace(IMAGE_MARKER, ""):
+        raise RecordError("special_token", f"{where} contains nested image markers")
+    _check_media(text, where)
+
+
+def _check_media(text: str, where: str) -> None:
+    if marker := media_marker(text):
+        raise RecordError(
+            "unknown_media", f"{where} contains {marker!r}: a record shows one image, by {IMAGE_MARKER!r}"
+        )
 
 
 def _any_in(hints: tuple[str, ...], text: str) -> bool:
