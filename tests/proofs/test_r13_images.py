@@ -10,7 +10,7 @@ import sys
 # Opens all images in one process; prints the outcomes, the longest duration and the additional memory.
 OPENER = """
 import json, random, sys, time
-from tests.support.hostile import mutated, png_header
+from tests.support.hostile import box_header, jp2_header, mutated, png_header
 from vhm.data.images import Limits, load_image
 from vhm.errors import ImageError
 def memory(name):
@@ -18,7 +18,9 @@ def memory(name):
 rng = random.Random(13)
 limits = Limits(max_pixels=20_000_000)
 sizes = [(30_000, 1), (1, 99_999), (60_000, 60_000), (2**31 - 1, 2), (9000, 9000)]
-bombs = [png_header(*rng.choice(sizes)) for _ in range(50)]
+bombs = [png_header(*rng.choice(sizes)) for _ in range(30)]
+bombs += [jp2_header(*rng.choice(sizes)) for _ in range(5)] + [jp2_header(4000, 4000, 900) for _ in range(5)]
+bombs += [box_header(format_, *rng.choice(sizes)) for format_ in ("AVIF", "HEIC") for _ in range(5)]
 load_image(mutated(random.Random(1)) and open(sys.argv[2], "rb").read())
 import rasterio
 before, outcomes, longest, crashed = memory("VmRSS"), {}, 0.0, []

@@ -207,7 +207,7 @@ def _deep_files(format_: str) -> list[bytes]:
     """Images with 16 and 32 bits per sample, in the layouts of common rasters."""
     from rasterio.io import MemoryFile
 
-    layouts: list[dict[str, Any]] = [{}]
+    layouts: list[dict[str, Any]] = [{"QUALITY": 100, "REVERSIBLE": True} if format_ == "JP2" else {}]
     if format_ == "TIFF":
         layouts += [{"interleave": "band", "compress": "deflate"}, {"compress": "lzw"}]
         layouts += [{"tiled": True, "blockxsize": 16, "blockysize": 16}]
@@ -216,7 +216,7 @@ def _deep_files(format_: str) -> list[bytes]:
         for bands in (1, 3, 4):
             values = (np.random.default_rng(bands).random((bands, 30, 40)) * 3000).astype(dtype)
             for layout in layouts:
-                driver = {"TIFF": "GTiff"}.get(format_, format_)
+                driver = {"TIFF": "GTiff", "JP2": "JP2OpenJPEG"}.get(format_, format_)
                 with warnings.catch_warnings(), MemoryFile() as memory:
                     warnings.simplefilter("ignore")  # the raster is not georeferenced
                     with memory.open(driver=driver, count=bands, height=30, width=40, dtype=dtype, **layout) as file:
@@ -239,8 +239,40 @@ def png_header(width: int, height: int) -> bytes:
     return start + chunk(b"IDAT", zlib.compress(b"\0" * 16)) + chunk(b"IEND", b"")
 
 
+@functools.cache
+def encoded_once(format_: str) -> bytes:
+    """A file in a format that takes long to encode, or that Pillow alone cannot write."""
+    image = Image.effect_noise((64, 48), 60).convert("RGB")
+    buffer = io.BytesIO()
+    if format_ == "HEIC":
+        import pillow_heif
+
+        pillow_heif.from_pillow(image).save(buffer)
+    elif format_ == "MPO":
+        image.save(buffer, "MPO", save_all=True, append_images=[image.rotate(180)])
+    else:
+        image.save(buffer, {"JP2": "JPEG2000"}.get(format_, format_))
+    return buffer.getvalue()
+
+
+def jp2_header(width: int, height: int, bands: int = 3) -> bytes:
+    """A JPEG 2000 codestream whose header claims this size and so many bands (ITU-T T.800, A.5.1)."""
+    content = encoded_once("JP2")
+    start = content.index(b"\xff\x4f\xff\x51")
+    size = struct.pack(">HHIIIIIIIIH", 38 + 3 * bands, 0, width, height, 0, 0, width, height, 0, 0, bands)
+    rest = start + 4 + struct.unpack_from(">H", content, start + 4)[0]
+    return content[start : start + 4] + size + b"\x07\x01\x01" * bands + content[rest:]
+
+
+def box_header(format_: str, width: int, height: int) -> bytes:
+    """An AVIF or HEIC file whose image property claims this size (ISO/IEC 23008-12, 6.5.3)."""
+    content = encoded_once(format_)
+    offset = content.index(b"ispe") + 8
+    return content[:offset] + struct.pack(">II", width, height) + content[offset + 8 :]
+
+
 def truncated(rng: random.Random, format_: str) -> bytes:
-    content = _encoded(format_)
+    content = encoded_once(format_) if format_ in ("AVIF", "HEIC", "JP2") else _encoded(format_)
     return content[: rng.randrange(20, len(content) // 2)]
 
 
@@ -260,6 +292,17 @@ IMAGES: dict[str, tuple[str, Callable[[random.Random], bytes]]] = {
     "a truncated WebP": ("image_truncated image_unknown", lambda rng: truncated(rng, "WEBP")),
     "a truncated GIF": ("image_truncated image_unknown", lambda rng: truncated(rng, "GIF")),
     "a truncated TIFF": ("image_truncated image_unknown", lambda rng: truncated(rng, "TIFF")),
+    "a truncated AVIF": ("image_truncated image_unknown", lambda rng: truncated(rng, "AVIF")),
+    "a truncated HEIC": ("image_truncated image_unknown", lambda rng: truncated(rng, "HEIC")),
+    "a truncated JPEG 2000": ("image_truncated image_unknown", lambda rng: truncated(rng, "JP2")),
+    "a JPEG 2000 bomb": (
+        "image_bomb image_truncated",
+        lambda rng: jp2_header(rng.randrange(20_000, 60_000), rng.randrange(20_000, 60_000)),
+    ),
+    "a JPEG 2000 bomb of many bands": (
+        "image_bomb image_truncated",
+        lambda rng: jp2_header(9_000, 9_000, rng.randrange(10, 2_000)),
+    ),
     "a decompression bomb": (
         "image_bomb",
         lambda rng: png_header(rng.randrange(20_000, 60_000), rng.randrange(20_000, 60_000)),
@@ -274,8 +317,12 @@ IMAGES: dict[str, tuple[str, Callable[[random.Random], bytes]]] = {
 def mutated(rng: random.Random) -> bytes:
     """A valid image file with some bytes changed, removed or repeated; it may still be readable."""
     formats = ["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "deep TIFF", "deep PNG"]
+    formats += ["deep JP2", "JP2", "MPO", "AVIF", "HEIC"]
     format_ = rng.choice(formats)
-    content = bytearray(_deep(rng, format_[5:]) if format_.startswith("deep") else _encoded(format_))
+    if format_.startswith("deep"):
+        content = bytearray(_deep(rng, format_[5:]))
+    else:
+        content = bytearray(encoded_once(format_) if format_ in formats[-4:] else _encoded(format_))
     for _ in range(rng.randrange(1, 12)):
         offset = rng.randrange(len(content))
         kind = rng.randrange(4)

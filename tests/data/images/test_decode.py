@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import warnings
 import zlib
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rasterio import Affine
 
+from tests.support.hostile import jp2_header
 from vhm.data.images import Limits, load_image, load_pixels
 from vhm.data.images.options import ImageOptions, Stretch
 from vhm.data.images.resize import bicubic
@@ -200,6 +203,64 @@ def test_bands_are_selected() -> None:
     )
     with pytest.raises(ImageError, match="4 bands: band 9"):
         load_pixels(content, options=ImageOptions((9, 1, 1)))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_lossless_jpeg_2000_has_the_pixels_of_a_tiff(dtype: str, count: int) -> None:
+    """With the same bands, the same stretch, and georeferenced or not."""
+    values = ramps(count, dtype, 0, 250)
+    tiff = raster(values)
+    transform = Affine(10, 0, 500_000, 0, -10, 4_000_000)
+    lossless = {"QUALITY": 100, "REVERSIBLE": True}
+    for options in ({}, {"crs": "EPSG:32633", "transform": transform}):
+        assert np.array_equal(load_pixels(raster(values, "JP2OpenJPEG", **lossless, **options)), load_pixels(tiff))
+    if count == 4:
+        chosen = ImageOptions((4, 3, 2), Stretch(10, 90))
+        content = raster(values, "JP2OpenJPEG", **lossless)
+        assert np.array_equal(load_pixels(content, options=chosen), load_pixels(tiff, options=chosen))
+
+
+def smooth() -> Image.Image:
+    """Colours that lossy formats keep to within a few levels."""
+    across, down = np.meshgrid(np.linspace(0, 250, 96), np.linspace(0, 250, 64))
+    return Image.fromarray(np.stack([across, down, 250 - across], -1).astype(np.uint8))
+
+
+def encoded(format_: str) -> bytes:
+    buffer = io.BytesIO()
+    if format_ == "HEIC":
+        pytest.importorskip("pillow_heif").from_pillow(smooth()).save(buffer, quality=95)
+    elif format_ == "MPO":
+        smooth().save(buffer, "MPO", save_all=True, append_images=[smooth().rotate(180)], quality=95)
+    else:
+        smooth().save(buffer, format_, quality=95)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format_", ["AVIF", "HEIC", "MPO"])
+def test_other_photograph_formats_are_read(format_: str) -> None:
+    """Of an MPO, two photographs of a stereo camera, the first."""
+    pixels = load_pixels(encoded(format_))
+    assert pixels.shape == (64, 96, 3)
+    assert np.abs(pixels.astype(int) - np.asarray(smooth())).mean() < 4
+    with pytest.raises(ImageError, match="image_truncated"):
+        load_pixels(encoded(format_)[:700])
+    with pytest.raises(ImageError, match="image_bomb: the image is 96×64, the limit is 6000 pixels"):
+        load_pixels(encoded(format_), Limits(max_pixels=6000))
+
+
+def test_a_heic_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded("HEIC")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # importing it fails
+    with pytest.raises(ImageError, match=r"image_unknown: the image is a HEIC image: install vhm\[heif\] to read it"):
+        load_pixels(content)
+
+
+@pytest.mark.parametrize(("size", "bands"), [((60_000, 60_000), 3), ((9000, 9000), 500), ((30_000, 1), 1)])
+def test_the_header_of_a_jpeg_2000_is_checked_before_decoding(size: tuple[int, int], bands: int) -> None:
+    with pytest.raises(ImageError, match=r"image_(bomb|thin)"):
+        load_pixels(jp2_header(*size, bands))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,11 @@
 """Image files → RGB pixels. No other module opens an image.
 
+    JPEG, MPO                       libjpeg-turbo, or Pillow; an MPO is its first image
+    PNG, WebP, BMP, GIF, AVIF       Pillow; an animation is its first image
+    HEIC                            pillow-heif, where it is installed (vhm[heif]); the primary image
+    TIFF                            Pillow, or GDAL for several bands and deep samples
+    JPEG 2000                       GDAL
+
 File size, format, number of frames and dimensions are checked in the header before any pixel is decoded. The limit on
 pixels applies to the square that padding would make of the image.
 """
@@ -25,7 +31,9 @@ if TYPE_CHECKING:
 for _library in ("PIL", "rasterio"):
     logging.getLogger(_library).setLevel(logging.CRITICAL)  # problems are reported as ImageError
 
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
+FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "GIF", "AVIF", "HEIC", "JPEG 2000")
+_PILLOW = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "AVIF")  # its reader of JPEG reads MPO
+_OF_SEVERAL_IMAGES = ("MPO", "GIF", "WEBP", "TIFF", "AVIF", "HEIF")
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,11 @@ DEFAULT_LIMITS = Limits()
 _ROWS = 256  # rows that are stretched at a time
 _BITS_PER_SAMPLE, _ORIENTATION = 258, 274  # TIFF 6.0 tags
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_JPEG2000 = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")  # a JP2 file, a bare codestream
+_HEIC = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"))  # brands, ISO/IEC 23008-12
+_AVIF = frozenset((b"avif", b"avis"))
+_DRIVERS = ["GTiff", "COG", "PNG", "JP2OpenJPEG"]  # of GDAL; others follow references to other files
+_MAX_SAMPLES = 4  # JPEG 2000 is decoded with all its bands: samples, at most, as a multiple of the limit on pixels
 
 
 def load_image(
@@ -89,23 +102,26 @@ def _decode(
     import numpy as np
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    image: Image.Image
-    if options.bands is not None and content[:4] in _TIFF:
+    if content.startswith(_JPEG2000) or (options.bands is not None and content[:4] in _TIFF):
         return _raster(content, where, limits, options)
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = _open(content, where)
     except UnidentifiedImageError:
         if content[:4] in _TIFF:  # several bands, or a sample type without a Pillow mode
             return _raster(content, where, limits, options)
+        if _brands(content) & _AVIF:
+            raise ImageError("image_truncated", f"{where} is a damaged AVIF image") from None
         raise ImageError("image_unknown", f"{where} is not one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         raise ImageError("image_bomb", f"{where} has too many pixels") from None
+    except ImageError:
+        raise
     except Exception as error:
         raise ImageError("image_truncated", f"{where} has a damaged header ({type(error).__name__})") from None
     _check_size(image.size, where, limits)
-    if getattr(image, "n_frames", 1) > 1 and image.format not in ("GIF", "WEBP", "TIFF"):
+    if getattr(image, "n_frames", 1) > 1 and image.format not in _OF_SEVERAL_IMAGES:
         raise ImageError("image_mode", f"{where} has several frames")
-    if image.format == "JPEG" and image.mode in ("RGB", "L") and not orient:
+    if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and not orient:
         pixels = _jpeg(content, image.size, at_least)
         if pixels is not None:
             return pixels
@@ -125,6 +141,32 @@ def _decode(
         return np.asarray(image.convert("RGB"))
     except Exception:
         raise ImageError("image_mode", f"{where} has the unsupported mode {image.mode}") from None
+
+
+def _open(content: bytes, where: str) -> Image:
+    """The image with its header read. Raises UnidentifiedImageError, or what the format's reader raises."""
+    from PIL import Image as images
+    from PIL import features
+
+    brands = _brands(content)
+    if brands & _AVIF and not features.check("avif"):
+        raise ImageError("image_unknown", f"{where} is an AVIF image, which this build of Pillow cannot read")
+    if brands & _AVIF or not brands & _HEIC:
+        return images.open(io.BytesIO(content), formats=_PILLOW)
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError("image_unknown", f"{where} is a HEIC image: install vhm[heif] to read it") from None
+    opened: Image = pillow_heif.HeifImageFile(io.BytesIO(content))  # type: ignore[no-untyped-call]
+    return opened
+
+
+def _brands(content: bytes) -> set[bytes]:
+    """The brands in the first box of an ISO base media file; empty for any other file."""
+    if content[4:8] != b"ftyp":
+        return set()
+    size = min(int.from_bytes(content[:4], "big"), 256)
+    return {content[at : at + 4] for at in (8, *range(16, size - 3, 4))}
 
 
 def _is_deep(image: Image, content: bytes) -> bool:
@@ -196,16 +238,23 @@ def _check_size(size: tuple[int, int], where: str, limits: Limits) -> None:
 
 
 def _raster(content: bytes, where: str, limits: Limits, options: ImageOptions) -> Pixels:
-    """Three bands of a TIFF or PNG, or its first one, as RGB; bands of more than 8 bits are stretched."""
+    """Three bands of a TIFF, PNG or JPEG 2000, or its first one, as RGB; bands of more than 8 bits are stretched."""
     import warnings
 
     import numpy as np
     import rasterio
 
+    most_samples = _MAX_SAMPLES * limits.max_pixels
     try:
         # A file without georeference is an image like any other: rasterio warns of it when it opens one.
-        with warnings.catch_warnings(action="ignore"), rasterio.MemoryFile(content) as file, file.open() as raster:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            rasterio.MemoryFile(content) as file,
+            file.open(driver=_DRIVERS) as raster,
+        ):
             _check_size((raster.width, raster.height), where, limits)
+            if raster.driver == "JP2OpenJPEG" and raster.count * raster.width * raster.height > most_samples:
+                raise ImageError("image_bomb", f"{where} has {raster.count} bands of {raster.width}×{raster.height}")
             chosen = options.bands or ((1, 2, 3) if raster.count >= 3 else (1, 1, 1))
             if max(chosen) > raster.count:
                 raise ImageError("image_mode", f"{where} has {raster.count} bands: band {max(chosen)} was requested")

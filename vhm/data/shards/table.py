@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 INDEX = "index.json"
 TABLE = "index.arrow"
-IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif")
+IMAGES = tuple(".jpg .jpeg .mpo .png .tif .tiff .webp .bmp .gif .avif .heic .heif .jp2 .j2k".split())
 
 _BLOCK = 512
 _MAX_HEADER = 64 * 1024  # bytes of an extended header, which should contain little but a long name
