@@ -12,6 +12,7 @@ import pytest
 import vhm
 from vhm.artifacts.lineage import LINEAGE, Lineage, LineageFile, content_hash, verify, write_lineage
 from vhm.errors import CheckpointError
+from vhm.recipe import Recipe, load_recipe, parse_recipe
 
 
 @pytest.fixture
@@ -94,3 +95,38 @@ def test_an_input_with_a_damaged_lineage_is_refused(source: Path, tmp_path: Path
     (tmp_path / "out").mkdir()
     with pytest.raises(CheckpointError, match="is damaged"):
         write_lineage(tmp_path / "out", "model/sft", {"model": source})
+
+
+def trained_on(folder: Path, sources: list[str], recipe: Recipe | None = None, **inputs: Path) -> dict[str, str]:
+    """The licence of each source that a model trained on these sources derives from."""
+    folder.mkdir()
+    lineage = write_lineage(folder, "model/sft", inputs, recipe, sources=sources)
+    return {licence.of: licence.licence for licence in lineage.licences}
+
+
+def test_the_licence_of_a_source_applies_to_models_trained_on_it_alone(tmp_path: Path) -> None:
+    """A recipe copied from the sample's says nothing of the sample about a model of other data, and the reverse."""
+    copied = load_recipe("tiny", ["data.sources.mine={licence: cc-by-4.0}"])
+    assert trained_on(tmp_path / "a", ["mine"], copied) == {"mine": "cc-by-4.0"}
+    assert trained_on(tmp_path / "b", ["solaris"], copied) == {"solaris": "cc-by-sa-4.0"}
+    assert trained_on(tmp_path / "c", ["mine", "solaris"], Recipe()) == {"mine": "not stated", "solaris": "not stated"}
+    assert trained_on(tmp_path / "d", ["mine"], load_recipe("tiny")) == {"mine": "not stated"}
+
+
+def test_records_without_a_source_have_the_licences_of_the_recipe(tmp_path: Path) -> None:
+    stated = parse_recipe({"licences": [{"of": "our imagery", "licence": "cc-by-4.0"}]})
+    assert trained_on(tmp_path / "a", [""], stated) == {"our imagery": "cc-by-4.0"}
+    assert trained_on(tmp_path / "b", [""], Recipe()) == {"training data": "not stated"}
+
+
+def test_a_licence_stated_later_replaces_one_that_was_not_stated(tmp_path: Path) -> None:
+    assert trained_on(tmp_path / "a", ["mine"]) == {"mine": "not stated"}
+    stated = parse_recipe({"data": {"sources": {"mine": {"licence": "mit"}}}})
+    assert trained_on(tmp_path / "b", ["mine"], stated, model=tmp_path / "a") == {"mine": "mit"}
+    other = parse_recipe({"data": {"sources": {"mine": {"licence": "other"}}}})
+    assert trained_on(tmp_path / "c", ["mine"], other, model=tmp_path / "b") == {"mine": "mit"}
+
+
+def test_a_source_whose_name_has_a_slash_is_no_base_model(tmp_path: Path) -> None:
+    lineage = write_lineage(tmp_path, "model/sft", {}, sources=["images/s2"])
+    assert lineage.base_models == []

@@ -10,6 +10,7 @@ import yaml
 
 from vhm.artifacts.lineage import verify
 from vhm.artifacts.model_card import finish_model
+from vhm.recipe import parse_recipe
 
 
 @pytest.fixture
@@ -54,6 +55,15 @@ def test_the_text_reports_training_evaluation_and_provenance(model: Path) -> Non
     assert "- OpenAI CLIP: mit\n- Vicuna: llama2, research only" in card
     assert "<polyline" in (model / "training_curve.svg").read_text()
     assert verify(model)
+
+
+def test_data_without_a_licence_are_listed_as_not_stated(tmp_path: Path) -> None:
+    recipe = parse_recipe({"data": {"sources": {"naip": {"licence": "cc0-1.0"}}}})
+    finish_model(tmp_path, "model/sft", {}, recipe, sources=["naip", "drone"])
+    card = (tmp_path / "README.md").read_text()
+    assert "- drone: not stated\n- naip: cc0-1.0\n\nA licence that is not stated may forbid any use" in card
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert (metadata["license"], metadata["license_name"]) == ("other", "cc0-1.0-and-unknown")
 
 
 def test_the_code_in_the_card_is_valid_python(model: Path) -> None:

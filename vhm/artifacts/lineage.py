@@ -31,6 +31,7 @@ from vhm.io import JsonObject, read_json_object, sha256_file, sha256_tree, write
 from vhm.recipe import Licence, Recipe
 
 LINEAGE = "lineage.json"
+NOT_STATED = "not stated"  # the licence of data for which the recipe gives none
 _UNLISTED = frozenset({LINEAGE, "README.md"})
 
 # Licences recognised by the name of a source (arXiv 2403.20213, section 7; the Llama 2 licence).
@@ -142,11 +143,13 @@ def write_lineage(
     output: Path | None = None,
     names: Iterable[str] = (),
     hashes: Mapping[Path, str] | None = None,
+    sources: Iterable[str] = (),
 ) -> Lineage:
     """Write and return the lineage of `directory`, which was made from `inputs`.
 
-    `output` is the result if it is not the complete directory. `names` are sources, such as datasets and base models,
-    whose licences apply. `hashes` are the hashes of inputs and files that are known already.
+    `output` is the result if it is not the complete directory. `names` are those of base models and other parts whose
+    licences apply, `sources` those of the training data ("" for records without one), whose licences the recipe states.
+    `hashes` are the hashes of inputs and files that are known already.
     """
     known = hashes or {}
     names = list(names)
@@ -160,7 +163,7 @@ def write_lineage(
         recipe=LineageRecipe(recipe.name, recipe.hash()) if recipe else None,
         inputs=entries,
         files=files,
-        licences=_licences(parents, recipe, [*names, *(path.name for path in inputs.values())]),
+        licences=_licences(parents, recipe, [*names, *(path.name for path in inputs.values())], sources),
         base_models=_base_models(parents, names),
         metrics=metrics or {},
         output_sha256=sha256_tree(output) if output else _digest({name: asdict(file) for name, file in files.items()}),
@@ -260,13 +263,36 @@ def _list_files(directory: Path, known: Mapping[Path, str]) -> dict[str, Lineage
         }
 
 
-def _licences(parents: Iterable[Lineage], recipe: Recipe | None, names: Iterable[str]) -> list[Licence]:
-    """Licences of the parents, the recipe and the named sources, sorted; of each source, the first one counts."""
-    recognised = (licence for name in names for pattern, licence in _TERMS if pattern.search(name))
-    inherited = {licence.of: licence for parent in parents for licence in parent.licences}
-    for licence in [*(recipe.licences if recipe else ()), *recognised]:
-        inherited.setdefault(licence.of, licence)
-    return [inherited[name] for name in sorted(inherited)]
+def _licences(
+    parents: Iterable[Lineage], recipe: Recipe | None, names: Iterable[str], sources: Iterable[str]
+) -> list[Licence]:
+    """Licences of the parents, the recipe, the named parts and the data, sorted; of each, the first stated one counts.
+
+    A licence that the recipe gives to a source of data applies only where that source is among `sources`.
+    """
+    own = [] if recipe is None else [*recipe.licences]
+    licences = [licence for parent in parents for licence in parent.licences]
+    licences += [*own, *(licence for name in names if (licence := _recognised(name)))]
+    licences += [licence for name in sources for licence in _of_source(name, recipe, own)]
+    # Sorting is stable: a licence that is not stated comes after those that are.
+    licences.sort(key=lambda licence: (licence.of, licence.licence == NOT_STATED))
+    return list({licence.of: licence for licence in reversed(licences)}.values())[::-1]
+
+
+def _recognised(name: str) -> Licence | None:
+    return next((licence for pattern, licence in _TERMS if pattern.search(name)), None)
+
+
+def _of_source(name: str, recipe: Recipe | None, own: Sequence[Licence]) -> list[Licence]:
+    """The licence of a source of data: the recipe's, a known one, or one that says that none is stated."""
+    entry = recipe.data.sources.get(name) if recipe else None
+    if entry is not None and entry.licence is not None:
+        return [Licence(of=name, licence=entry.licence, research_only=entry.research_only)]
+    if (known := _recognised(name)) is not None:
+        return [known]
+    if not name:  # of records without a source, the recipe's licences may speak
+        return [] if own else [Licence(of="training data", licence=NOT_STATED)]
+    return [Licence(of=name, licence=NOT_STATED)]
 
 
 def _base_models(parents: Iterable[Lineage], names: Iterable[str]) -> list[str]:

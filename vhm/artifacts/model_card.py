@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from vhm.artifacts.lineage import Lineage, write_lineage
+from vhm.artifacts.lineage import NOT_STATED, Lineage, write_lineage
 from vhm.io import JsonObject, read_json_object, read_jsonl, write_text
 from vhm.recipe import Recipe
 
@@ -39,14 +39,15 @@ def finish_model(
     recipe: Recipe | None = None,
     names: Iterable[str] = (),
     hashes: Mapping[Path, str] | None = None,
+    sources: Iterable[str] = (),
 ) -> None:
     """Write the lineage and the card of a model directory.
 
-    The card reads training.json (with train_log.jsonl) and scores.json if the directory has them. `names` and `hashes`
-    are passed to `write_lineage`.
+    The card reads training.json (with train_log.jsonl) and scores.json if the directory has them. `names`, `hashes`
+    and `sources` are passed to `write_lineage`.
     """
     training = read_json_object(directory / "training.json") if (directory / "training.json").is_file() else None
-    lineage = write_lineage(directory, kind, inputs, recipe, training, names=names, hashes=hashes)
+    lineage = write_lineage(directory, kind, inputs, recipe, training, names=names, hashes=hashes, sources=sources)
     is_hugging_face = (directory / "processor_config.json").is_file()
     sections = [_metadata(lineage), _title(lineage), _USE if is_hugging_face else _REFERENCE]
     if training is not None:
@@ -60,7 +61,8 @@ def finish_model(
 
 def _metadata(lineage: Lineage) -> str:
     """The YAML header that Hugging Face reads."""
-    licences = sorted({licence.licence for licence in lineage.licences})
+    stated = {licence.licence for licence in lineage.licences}
+    licences = sorted("unknown" if licence == NOT_STATED else licence for licence in stated)
     metadata: dict[str, object] = {"library_name": "transformers", "pipeline_tag": "image-text-to-text"}
     if lineage.research_only:
         metadata |= {"license": "other", "license_name": "research-only"}
@@ -137,7 +139,10 @@ def _terms(lineage: Lineage) -> str:
     rows = [
         f"- {entry.of}: {entry.licence}{', research only' if entry.research_only else ''}" for entry in lineage.licences
     ]
-    return "\n".join(["## Terms", "", "Licences of the sources:", "", *rows])
+    lines = ["## Terms", "", "Licences of what the weights derive from:", "", *rows]
+    if any(entry.licence == NOT_STATED for entry in lineage.licences):
+        lines += ["", "A licence that is not stated may forbid any use: ask the owner of the data."]
+    return "\n".join(lines)
 
 
 def curve_svg(log_file: Path, width: int = 640, height: int = 220) -> str:

@@ -25,7 +25,7 @@ class Recipe(Section):
     seed: int = Field(0, ge=0, description="seed of the sample order and of new weights")
     processes: PositiveInt = Field(1, description="training processes on one machine")
     base: BaseRecipe = BaseRecipe()
-    licences: list[Licence] = Field(default_factory=list, description="terms of the base model and of the data")
+    licences: list[Licence] = Field(default_factory=list, description="terms of the base model, or of all data")
     data: DataRecipe = DataRecipe()
     stages: dict[Stage, StageRecipe] = Field(default_factory=dict, description="align, pretrain, sft")
     evaluation: EvaluationRecipe = EvaluationRecipe()

@@ -79,18 +79,18 @@ def _finish(stage: str, recipe: Recipe, model: Path, manifests: list[Path], out:
 
     names = ["manifest"] if len(manifests) == 1 else [f"manifest {i}" for i in range(len(manifests))]
     inputs = {"model": model, **dict(zip(names, manifests, strict=True))}
-    finish_model(out, f"model/{stage}", inputs, recipe, names=[n for m in manifests for n in _sources(m)])
+    finish_model(out, f"model/{stage}", inputs, recipe, sources=[name for one in manifests for name in _sources(one)])
     log.info("%s: model in %s, weights %s", stage, out, weights_hash(out)[:12])
 
 
 def _sources(manifest: Path) -> list[str]:
-    """Names of the datasets in a manifest."""
+    """The sources of a manifest's records, "" for records without one."""
     import pyarrow.parquet as parquet
 
     file = parquet.ParquetFile(manifest)
     if "source" not in file.schema_arrow.names:
         return []
-    return [name for name in file.read(["source"])["source"].unique().to_pylist() if name]
+    return sorted(name or "" for name in file.read(["source"])["source"].unique().to_pylist())
 
 
 def weights_hash(model: Path) -> str:

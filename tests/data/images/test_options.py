@@ -22,6 +22,7 @@ def test_a_source_inherits_what_it_does_not_set() -> None:
     chosen = options(bands=[4, 3, 2], stretch=[1, 99], sources=sources)
     assert chosen.of("s2") == ImageOptions((4, 3, 2), Stretch(0, 10_000, fixed=True))
     assert chosen.of("pan") == ImageOptions((1, 1, 1), Stretch(1, 99))
+    assert "licensed" not in chosen.sources
     assert chosen.of("licensed") == chosen.of("") == chosen.default == ImageOptions((4, 3, 2), Stretch(1, 99))
 
 

@@ -61,6 +61,7 @@ class SourceOptions:
                 Stretch.from_recipe(source.stretch) if source.stretch else default.stretch,
             )
             for name, source in sorted(data.sources.items())
+            if source.bands or source.stretch
         }
         return cls(default, own)
 
