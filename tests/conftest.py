@@ -8,10 +8,14 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.s3 import SeaweedFS, client, s3_environment
+
+if TYPE_CHECKING:
+    from tests.support.training import Workshop
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -80,6 +84,14 @@ def manifests(cut: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         result = validate(cut / name, cut / "images", out / kind, kind)  # type: ignore[arg-type]
         assert result.passed, result.failures
     return out
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A model of a few thousand parameters and records with and without images; tests only read them."""
+    from tests.support.training import make_workshop
+
+    return make_workshop(tmp_path_factory.mktemp("workshop"))
 
 
 @pytest.fixture(scope="session")

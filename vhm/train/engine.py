@@ -7,6 +7,8 @@ of each micro-batch first, so that tokens of short answers weigh more; the diffe
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,16 +36,37 @@ class LabelledLoss(nn.Module):
         self.vocabulary = min(suppressed)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        hidden = self.model.model(
-            input_ids=batch.input_ids,
-            pixel_values=None if batch.pixel_values is None else batch.pixel_values.to(self.model.dtype),
-            attention_mask=batch.attention_mask,
-            use_cache=False,
-        ).last_hidden_state
+        with self._image_path(batch) as pixel_values:
+            hidden = self.model.model(
+                input_ids=batch.input_ids,
+                pixel_values=pixel_values,
+                attention_mask=batch.attention_mask,
+                use_cache=False,
+            ).last_hidden_state
         targets = batch.labels[:, 1:]
         labelled = targets != IGNORE
         logits = self.model.lm_head(hidden[:, :-1][labelled])[:, : self.vocabulary]
         return functional.cross_entropy(logits.float(), targets[labelled], reduction="sum")
+
+    @contextmanager
+    def _image_path(self, batch: Batch) -> Iterator[torch.Tensor]:
+        """The batch's pixels; for a batch without images, a black image whose features are dropped.
+
+        Vision tower and projector run in every forward pass, in the same order: ZeRO gathers parameters and reduces
+        gradients as the modules run, and ranks that ran different ones would wait for each other for ever. The
+        gradients that the black image adds are exactly zero.
+        """
+        if batch.pixel_values is not None:
+            yield batch.pixel_values.to(self.model.dtype)
+            return
+        vision = self.model.config.vision_config
+        shape = (1, vision.num_channels, vision.image_size, vision.image_size)
+        projector = self.model.model.multi_modal_projector
+        hook = projector.register_forward_hook(lambda module, inputs, features: features[:, :0])
+        try:
+            yield torch.zeros(shape, dtype=self.model.dtype, device=batch.input_ids.device)
+        finally:
+            hook.remove()
 
 
 def build_engine(model: LlavaForConditionalGeneration, stage: StageRecipe, world_size: int) -> DeepSpeedEngine:
