@@ -15,12 +15,14 @@ import os
 import re
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import orjson
 
 from vhm.data.images.cache import DiskCache, cached_file
+from vhm.data.images.missing import FolderNames, Names, name_index, suggest
 from vhm.data.shards.table import INDEX, TABLE, ShardEntry, ShardTable, is_packed, open_local_table, open_table
 from vhm.errors import ImageError, InputError, StorageError, VhmError
 from vhm.io import cache_directory, write_bytes
@@ -72,9 +74,13 @@ class FolderStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._real = path.resolve()
+        self._names = FolderNames(path)
 
     def read(self, name: str) -> bytes:
-        status = self._status(name)
+        try:
+            status = self._status(name)
+        except ImageError as error:
+            raise _with_suggestion(error, name, lambda: self._names) from None
         if status.st_size > MAX_FILE:
             raise ImageError("image_bomb", f"{self._path / name} has {status.st_size} bytes")
         try:
@@ -115,17 +121,31 @@ def _folder_error(path: Path, error: OSError) -> VhmError:
     return StorageError(f"{path} cannot be read ({error.strerror})")
 
 
-class _Shards:
-    """The table of a store of shards, local or remote."""
+def _with_suggestion(error: ImageError, name: str, files: Callable[[], Names]) -> ImageError:
+    """The error; that of a missing file also says which one may be meant. Only `read` looks for it: it takes time."""
+    if error.reason != "image_missing":
+        return error
+    return ImageError(error.reason, f"{error.detail}{suggest(name, files())}")
 
-    def __init__(self, location: str, table: ShardTable) -> None:
-        self._location, self._table = location, table
+
+class _Shards:
+    """The table of a store of shards, local or remote; `identity` changes when the table does."""
+
+    def __init__(self, location: str, table: ShardTable, identity: str) -> None:
+        self._location, self._table, self._identity = location, table, identity
 
     def size(self, name: str) -> int:
         return self._entry(name).size
 
     def stamp(self, name: str) -> str:
         return self._entry(name).sha256.hex()
+
+    def _entry_to_read(self, name: str) -> ShardEntry:
+        try:
+            return self._entry(name)
+        except ImageError as error:
+            index = lambda: name_index(self._identity, lambda: self._table.names)  # noqa: E731
+            raise _with_suggestion(error, name, index) from None
 
     def _entry(self, name: str) -> ShardEntry:
         entry = self._table.find(name)
@@ -140,13 +160,14 @@ class ShardStore(_Shards):
     remote = False
 
     def __init__(self, path: Path) -> None:
-        super().__init__(str(path), open_local_table(path))
+        table = open_local_table(path)
+        super().__init__(str(path), table, f"{path.resolve()} {(path / TABLE).stat().st_mtime_ns}")
         self._path = path
         self._mapped: dict[int, mmap.mmap] = {}
         self._lock = threading.Lock()
 
     def read(self, name: str) -> bytes:
-        entry = self._entry(name)
+        entry = self._entry_to_read(name)
         shard = self._shard(entry.shard)
         content = shard[max(entry.offset, 0) : entry.offset + entry.size]
         if hashlib.sha256(content).digest() != entry.sha256:  # takes a twentieth of the time of decoding the image
@@ -215,7 +236,12 @@ class RemoteFolderStore:
         self._published, self._cache = published, image_cache()
 
     def read(self, name: str) -> bytes:
-        key = self.stamp(name)
+        try:
+            key = self.stamp(name)
+        except ImageError as error:
+            files = self._published.files
+            index = lambda: name_index(str(self._published.uri), lambda: list(files))  # noqa: E731
+            raise (_with_suggestion(error, name, index) if files else error) from None
         content = self._cache.get(key)
         if content is None:
             digest = key if self._published.files else None
@@ -249,11 +275,11 @@ class RemoteShardStore(_Shards):
 
     def __init__(self, published: Published) -> None:
         index = orjson.loads(published.read(INDEX))
-        super().__init__(str(published.uri), open_table(index, fetch_file(published, TABLE)))
+        super().__init__(str(published.uri), open_table(index, fetch_file(published, TABLE)), str(published.uri))
         self._published, self._cache = published, image_cache()
 
     def read(self, name: str) -> bytes:
-        entry = self._entry(name)
+        entry = self._entry_to_read(name)
         digest = entry.sha256.hex()
         content = self._cache.get(digest)
         if content is None:

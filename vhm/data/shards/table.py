@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, overload
 
 from vhm.errors import InputError
 from vhm.io import JsonObject, read_json_object, sha256_file, write_json
@@ -67,6 +67,11 @@ class ShardTable:
     def __len__(self) -> int:
         return len(self._names)
 
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the files, sorted; they are read from the table, not held in memory."""
+        return _Names(self._names)
+
     def find(self, name: str) -> ShardEntry | None:
         low, high = 0, len(self._names)
         while low < high:
@@ -78,6 +83,27 @@ class ShardTable:
         if low == len(self._names) or self._names[low].as_py() != name:
             return None
         return ShardEntry(name, *(self._columns[c][low].as_py() for c in ("shard", "offset", "size", "sha256")))
+
+
+class _Names(Sequence[str]):
+    def __init__(self, names: pa.Array) -> None:
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return list(self._names[row].to_pylist())
+        return str(self._names[int(row)].as_py())
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), 10_000):
+            yield from self[start : start + 10_000]
 
 
 def is_packed(folder: Path) -> bool:
