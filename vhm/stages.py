@@ -107,14 +107,14 @@ def validate_data(
 ) -> Metrics:
     """Merge the checked splits of the lists of `kind` into a manifest. Raises CheckFailed when too much is rejected."""
     settings = start_stage(recipe)
-    from vhm.data.validation.report import report_html, report_markdown
+    from vhm.data.validation.report import report_markdown
     from vhm.data.validation.validate import require_passed, validate
 
     out = Path(manifest)
     request = validation_request(settings, parse_kind(kind), Path(data))
     merge = [Path(split) for split in splits]
     result = validate(request, out, settings.data.max_rejected, settings.data.expect, merge=merge)
-    write_text(Path(report), report_html(result, out))
+    shutil.copyfile(out / "report.html", report)
     write_text(Path(summary), report_markdown(result))
     log.info("%s: %d of %d records accepted", kind, result.accepted, result.total)
     require_passed(result, out)

@@ -75,9 +75,7 @@ def validate(
     allowed = settings.data.max_rejected if max_rejected is None else max_rejected
     part = _parse_split(split)
     result = run(request, out, allowed, settings.data.expect, part, merge or ())
-    reasons = ", ".join(f"{count} {reason}" for reason, count in result.reasons.items())
-    text = f"{result.accepted} of {result.total} accepted{f' ({reasons})' if reasons else ''}: {out}"
-    print_result(result.to_dict(), json_, text)
+    print_result(result.to_dict(), json_, f"{result.summary}: {out}")
     if part == (0, 1):  # the thresholds apply to the complete list: a single split is not checked against them
         require_passed(result, out)
 

@@ -170,11 +170,6 @@ def test_leaks_are_found_despite_reencoding_resizing_and_rotating(images: Path, 
     assert (result.accepted, result.reasons) == (1, {"leak": len(copies)})
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     assert all("images/secret.png" in row["detail"] for row in rejected)
-    page = (tmp_path / "out" / "leaks.html").read_text()
-    assert page.count("<img") == 2 * len(copies)
-    assert all(f"src/{name}.jpg" in page for name in copies)
-    validate(tmp_path / "list.json", images, tmp_path / "out", "pretrain", max_rejected=1)
-    assert not (tmp_path / "out" / "leaks.html").exists()
 
 
 def many(count: int) -> list[dict[str, Any]]:

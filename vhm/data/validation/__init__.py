@@ -8,5 +8,5 @@ chunks          chunks of lists checked by processes, resumable, in splits
 similarity/     leaks of evaluation images, near-duplicates, blank images
 expectations/   Great Expectations suites over the accepted records
 validate        chunks → manifest, rejected records, verdict
-leaks, report   pages for people
+report/         report.html for people, and a summary for Kubeflow
 """

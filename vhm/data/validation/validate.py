@@ -4,7 +4,7 @@ DIR/manifest.parquet   accepted records, in the list's order
 DIR/rejected.jsonl     {"index", "id", "reason", "detail"} for each rejected record
 DIR/validation.json    counts, reasons, results of Great Expectations
 DIR/data_docs/         the same results as HTML pages of Great Expectations
-DIR/leaks.html         training images next to the evaluation images they show, if there are any
+DIR/report.html        all of this as one page for people (vhm/data/validation/report)
 DIR/chunks/            results of the chunks that are already checked (vhm/data/validation/chunks.py)
 
 Chunks of the list are checked in parallel. What depends on all records (duplicates, shares of sources) is computed
@@ -27,16 +27,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from vhm.data.images.stores import open_store
 from vhm.data.index import IndexWriter
-from vhm.data.records import image_name
 from vhm.data.validation.chunks import (
     CHUNKS,
     check_split,
     chunks_of_splits,
     read_chunk,
     read_rejected,
-    record_at,
     rows_schema,
     write_table,
 )
@@ -49,10 +46,9 @@ from vhm.data.validation.expectations import (
     run_suite_on_file,
     summarise_sources,
 )
-from vhm.data.validation.leaks import Leak, write_leaks
-from vhm.data.validation.record_checks import LEAK_DETAIL, Kind, RejectedRow
+from vhm.data.validation.record_checks import Kind, RejectedRow
+from vhm.data.validation.report import write_report
 from vhm.data.validation.request import ValidationRequest
-from vhm.data.validation.stream import RecordList
 from vhm.errors import CheckFailed
 from vhm.io import JsonObject, sha256_file, write_json
 from vhm.processes import workers
@@ -90,6 +86,12 @@ class Validation:
     def passed(self) -> bool:
         return not self.failures
 
+    @property
+    def summary(self) -> str:
+        """The counts in one line, as the command prints them."""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
+        return f"{self.accepted} of {self.total} accepted{f' ({reasons})' if reasons else ''}"
+
     def to_dict(self) -> JsonObject:
         """The content of validation.json."""
         content = asdict(self)
@@ -115,10 +117,8 @@ def validate(
     chunks = chunks_of_splits(merge, request) if merge else check_split(request, out, split)
     thresholds = (expect or Expectations()).model_dump() | {"max_text": request.max_text}
     result = _join(chunks, request, max_rejected, load_suite(request.kind, thresholds), out)
-    (out / "leaks.html").unlink(missing_ok=True)
-    if "leak" in result.reasons:
-        _write_leaks(request, out)
     write_json(out / "validation.json", result.to_dict())
+    write_report(result, request, out)
     if split == (0, 1):
         shutil.rmtree(out / CHUNKS, ignore_errors=True)
     return result
@@ -302,18 +302,3 @@ def _write_rejected(chunks: list[Path], duplicates: list[RejectedRow], path: Pat
             file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
     os.replace(temporary, path)
     return reasons
-
-
-def _write_leaks(request: ValidationRequest, out: Path) -> None:
-    locations = sorted({str(images) for images, _ in request.evaluation_lists})
-    leaks = list(_leaks(out / "rejected.jsonl", request.lists))
-    write_leaks(out / "leaks.html", leaks, open_store(request.images), map(open_store, locations))
-
-
-def _leaks(rejected: Path, lists: list[RecordList]) -> Iterator[Leak]:
-    """The leaks among the rejected records, with the images of their records."""
-    for row in read_rejected(rejected):
-        if row.reason == "leak":
-            record = record_at(lists, row.index)
-            assert isinstance(record, dict)  # other records are rejected before their images are compared
-            yield Leak(row.index, str(image_name(record)), row.detail.removeprefix(LEAK_DETAIL))
