@@ -7,10 +7,11 @@
     │   ├── RecordError     one record of a list; `.reason` is a reject code
     │   │   └── EncodeError a record that cannot become a training sample
     │   └── CheckpointError a model directory or a checkpoint
-    ├── StorageError        S3 does not answer, or refuses           exit 2
+    ├── StorageError        S3 or a disk does not answer, or refuses exit 2
     │   └── DamagedObjectError  what S3 stores is not what was published
     ├── TrainError          training stopped before its end          exit 2
     ├── ServeError          the endpoint did not start, or refused   exit 2
+    ├── Interrupted         the user pressed Ctrl-C                  exit 130
     └── CheckFailed         a check or a gate failed                 exit 1
 
 A message is one line: what is wrong, where, and what to do. `vhm/cli.py` prints it unchanged.
@@ -58,7 +59,7 @@ class CheckpointError(InputError):
 
 
 class StorageError(VhmError):
-    """S3 does not answer, refuses the request, or returns damaged data."""
+    """S3 or a disk does not answer, refuses the request, is full, or returns damaged data."""
 
 
 class DamagedObjectError(StorageError):
@@ -71,6 +72,12 @@ class TrainError(VhmError):
 
 class ServeError(VhmError):
     """The endpoint did not start, did not answer, or refused the request."""
+
+
+class Interrupted(VhmError):
+    """The user ended a command that can be resumed; the message says how."""
+
+    exit_code = 130
 
 
 class CheckFailed(VhmError):

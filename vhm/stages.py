@@ -93,7 +93,7 @@ def _reports_errors(stage: Callable[P, T]) -> Callable[P, T]:
 def check_data(kind: str, split: int, recipe: str, data: str, chunks: str) -> None:
     """Check one split of the lists of `kind` ("pretrain", "sft", "eval"), for `validate_data` to merge."""
     settings = start_stage(recipe)
-    from vhm.data.validation.chunks import check_split
+    from vhm.data.validation.splits import check_split
 
     if kind == "eval":  # a task without its file must not come to light after the training
         evaluation_tasks(settings, Path(data))
@@ -145,6 +145,8 @@ def validation_request(settings: Recipe, kind: Kind, root: Path) -> ValidationRe
         max_text=data.max_text,
         limits=Limits(max_pixels=data.max_pixels),
         image_options=SourceOptions.from_recipe(data),
+        reject=data.reject,
+        max_unreadable=data.max_unreadable,
     )
 
 

@@ -17,11 +17,13 @@ from vhm.commands.options import (
     SetOption,
     print_result,
 )
-from vhm.errors import InputError
+from vhm.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
     from vhm.data.validation.request import ValidationRequest
     from vhm.recipe import Recipe
+
+REPORT = "report.html"
 
 data_app = typer.Typer(help="Datasets: pack into shards, publish in S3, fetch.", no_args_is_help=True)
 
@@ -49,7 +51,10 @@ def validate(
         Optional[list[Path]],
         typer.Option(help="Evaluation list whose images must not occur; the recipe's where LIST is the recipe's."),
     ] = None,
-    against_images: Annotated[Optional[str], typer.Option(help="Image root of the evaluation lists.")] = None,
+    against_images: Annotated[
+        Optional[str],
+        typer.Option(help="Image root of the evaluation lists; by default their folder, or --images for a file."),
+    ] = None,
     max_rejected: Annotated[
         Optional[float], typer.Option(min=0, max=1, help="Share that may be rejected; the recipe's by default, 0.01.")
     ] = None,
@@ -60,6 +65,9 @@ def validate(
     merge: Annotated[
         Optional[list[Path]], typer.Option(help="Output directory of a checked split; give all of them.")
     ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Delete unfinished work on other lists or settings in --out.")
+    ] = False,
     recipe: RecipeOption = None,
     set_: SetOption = None,
     json_: JsonOption = False,
@@ -70,12 +78,18 @@ def validate(
     from vhm.recipe import choose_recipe
 
     settings = choose_recipe(recipe, set_)
+    if skip_images and images is None and recipe is None:
+        images = "."  # is not opened
     request = _request(settings, kind, source, images, against, from_recipe=recipe is not None)
     request = replace(request, against_images=against_images, skip_images=skip_images)
     allowed = settings.data.max_rejected if max_rejected is None else max_rejected
     part = _parse_split(split)
-    result = run(request, out, allowed, settings.data.expect, part, merge or ())
-    print_result(result.to_dict(), json_, f"{result.summary}: {out}")
+    try:
+        result = run(request, out, allowed, settings.data.expect, part, merge or (), restart)
+    except KeyboardInterrupt:
+        hint = f"what is finished is kept in {out}: run the same command again to resume"
+        raise Interrupted(f"interrupted; {hint}") from None
+    print_result(result.to_dict(), json_, f"{result.summary}: {_report(out)}")
     if part == (0, 1):  # the thresholds apply to the complete list: a single split is not checked against them
         require_passed(result, out)
 
@@ -99,6 +113,11 @@ def _request(
     if source or against:
         request = replace(request, against=against or ())
     return replace(request, sources=source or request.sources, images=request.images if images is None else images)
+
+
+def _report(out: Path) -> Path:
+    """Where to read on: the report, or the folder if there is none."""
+    return out / REPORT if (out / REPORT).is_file() else out
 
 
 def _parse_split(text: str) -> tuple[int, int]:

@@ -12,6 +12,10 @@ Bands = tuple[PositiveInt, PositiveInt, PositiveInt]
 Percentile = Annotated[float, Field(ge=0, le=100)]
 
 
+# vhm.data.validation.findings says what each means.
+Finding = Literal["identical", "re-encoded", "transformed", "part", "overlap", "near-duplicate", "blank"]
+
+
 class Expectations(Section):
     """Thresholds for an accepted list.
 
@@ -84,6 +88,14 @@ class DataRecipe(Section):
     evaluation: Name = Field("eval", description="directory of the evaluation files")
     golden: Name = Field("golden.json", description="golden questions for a deployed model")
     max_rejected: Share = Field(0.01, description="share of a list's records that may be rejected")
+    reject: list[Finding] = Field(
+        ["identical", "re-encoded", "transformed", "part", "overlap"],
+        description="findings that reject a record: how its image leaks an evaluation image, near-duplicate, blank; "
+        "others are reported",
+    )
+    max_unreadable: Share = Field(
+        0.0, description="share of the evaluation images that may be unreadable: their leaks are not found"
+    )
     splits: PositiveInt = Field(1, description="number of splits that a list is checked in, in parallel")
     max_pixels: PositiveInt = Field(100_000_000, description="pixels of an image, at most")
     max_text: PositiveInt = Field(20_000, description="characters of a turn, at most")

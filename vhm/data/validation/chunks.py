@@ -1,111 +1,119 @@
-"""Records of lists, checked in chunks by parallel processes; the results of each chunk are files.
+"""The two passes over the data, in chunks by parallel processes; the results of each chunk are files.
 
-OUT/chunks/key                what was requested: chunks of another request are deleted
-OUT/chunks/FIRST-LAST.arrow   the accepted rows of one chunk
-OUT/chunks/FIRST-LAST.jsonl   its rejected records
-OUT/chunks/FIRST-LAST.done    a hash of the sizes and times of its images; written last, it marks the chunk as complete
+    records   the records of the lists, without their images
+    images    the images that the records which passed show, each once, in the order in which they first occur
 
-An interrupted validation resumes from these files, and each split of the work (`--shard i/n`) keeps them for `--merge`.
-A chunk has `_CHUNK_RECORDS` records, fewer with images. Read its results with `read_chunk` and `read_rejected`.
+    FOLDER/records/FIRST-LAST.arrow   the records of one chunk that passed
+    FOLDER/records/FIRST-LAST.jsonl   those that did not
+    FOLDER/images/FIRST-LAST.arrow    the images of one chunk
+    …/FIRST-LAST.done                 what the chunk was made from; written last, it marks the chunk as complete
+
+An interrupted validation resumes from these files: a complete chunk is checked again only if one of its images has
+changed since. No image is read twice, however a list is shuffled, and a process holds the results of one chunk.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import mmap
 import os
-import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from vhm.data.images.stores import ImageStore, open_store
-from vhm.data.records import image_name
-from vhm.data.validation.record_checks import AcceptedRow, RecordChecker, RejectedRow
+from vhm.data.validation.record_checks import CheckedRecord, RecordChecker, RejectedRow, split_key
 from vhm.data.validation.request import ValidationRequest
-from vhm.data.validation.similarity import Fingerprint, fingerprint, load_finder, save_fingerprints
-from vhm.data.validation.stream import RecordList, parse_record
-from vhm.errors import ImageError, InputError, RecordError
+from vhm.data.validation.stream import RecordList, read_records
+from vhm.errors import ImageError
 from vhm.io import jsonl, write_bytes
-from vhm.processes import workers
+from vhm.processes import threads
 from vhm.progress import track
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-log = logging.getLogger(__name__)
+    from vhm.data.validation.evaluation_images import EvaluationImages
 
-CHUNKS = "chunks"
-_CHUNK_RECORDS = 10_000
-_IMAGE_COST = 10  # a chunk whose images are checked has this many times fewer records
-_MIN_RECORDS_FOR_PROCESSES = 2_000  # starting processes takes longer than checking fewer records
+log = logging.getLogger(__name__)
+C = TypeVar("C")
+
+_RECORDS = 10_000  # in a chunk
+_IMAGES = 500  # in a chunk
+_MIN_RECORDS = 2_000  # starting processes takes longer than checking fewer records …
+_MIN_IMAGES = 250  # … or images
 _READ_THREADS = 2  # images are read and decoded outside the interpreter lock: threads hide the latency of a disk …
 _REMOTE_READ_THREADS = 16  # … and more of them the latency of a network
 
 
-def check_split(request: ValidationRequest, out: Path, split: tuple[int, int]) -> list[Path]:
-    """Check split i of n of all records. Returns its chunks in the lists' order, for `read_chunk`.
-
-    Raises InputError when a list cannot be read.
-    """
-    total = sum(map(len, request.lists))
-    first, last = total * split[0] // split[1], total * (split[0] + 1) // split[1]
-    folder = _prepare_folder(out / CHUNKS, request.key)
-    fingerprints = _fingerprint_evaluation(request, folder) if request.against else None
-    size = _CHUNK_RECORDS if request.skip_images else max(1, _CHUNK_RECORDS // _IMAGE_COST)
-    chunks = list(_chunks(request.lists, first, last, size))
-    uncached = replace(request)  # a copy without the cached lists: a process needs only its chunk
-    check = partial(_check_chunk, request=uncached, fingerprints=fingerprints, folder=folder)
-    source = request.sources[0].name
-    with _executor(last - first) as executor:
-        results = executor.map(check, chunks)
-        checked = list(track(results, f"validating {source}, chunks of {size} records", len(chunks)))
-    if not all(checked):
-        log.info("%s: %d of %d chunks were already checked", source, len(checked) - sum(checked), len(checked))
+def check_records(
+    request: ValidationRequest, folder: Path, span: tuple[int, int], processes: ProcessPoolExecutor
+) -> list[Path]:
+    """Check records [first, last) of all lists. Returns the paths of the chunks, without suffix, in order."""
+    folder = folder / "records"
+    chunks = list(_record_chunks(request.lists, *span))
+    checker = RecordChecker(
+        request.kind, request.max_text, not request.skip_images, tuple(request.image_options.sources)
+    )
+    check = partial(_check_records, checker=checker, folder=folder)
+    label = f"checking records of {request.sources[0].name}, chunks of {_RECORDS}"
+    _check(check, chunks, label, processes if span[1] - span[0] > _MIN_RECORDS else None)
     return [folder / chunk.name for chunk in chunks]
 
 
-def chunks_of_splits(splits: Sequence[Path], request: ValidationRequest) -> list[Path]:
-    """The chunks of all splits in the lists' order. Raises InputError unless together they are one complete run."""
-    chunks: list[Path] = []
-    for split in splits:
-        folder = split / CHUNKS
-        if not (folder / "key").is_file():
-            raise InputError(f"{split} has no folder {CHUNKS}/: create it with `vhm validate --shard`")
-        if (folder / "key").read_text() != request.key:
-            raise InputError(f"{split} was made from another list, with other settings or by other code: make it again")
-        chunks += [path.with_suffix("") for path in folder.glob("*.done")]
-    chunks.sort(key=lambda path: path.name)
-    checked = 0
-    for path in chunks:
-        first, last = map(int, path.name.split("-"))
-        if first != checked:
-            raise InputError(
-                f"records {checked} to {first} are missing from the splits, or in two of them: merge each split once"
-            )
-        checked = last
-    total = sum(map(len, request.lists))
-    if checked != total:
-        raise InputError(f"records {checked} to {total} are missing from the splits: merge all of them")
-    return chunks
+def check_images(
+    request: ValidationRequest,
+    folder: Path,
+    keys: pa.StringArray,
+    evaluation: EvaluationImages | None,
+    processes: ProcessPoolExecutor,
+) -> list[Path]:
+    """Check the images with these keys, and compare them with the evaluation images in `folder`, if there are any.
+
+    Returns the paths of the chunks as `check_records` does.
+    """
+    work, folder = folder, folder / "images"
+    chunks = [_ImageChunk(first, keys.slice(first, _IMAGES).to_pylist()) for first in range(0, len(keys), _IMAGES)]
+    uncached = replace(request)  # a copy without the cached lists: a process needs only its chunk
+    stamp = None if evaluation is None else evaluation.stamp
+    check = partial(_check_images, request=uncached, work=work, stamp=stamp, folder=folder)
+    label = f"checking images of {request.sources[0].name}, chunks of {_IMAGES}"
+    _check(check, chunks, label, processes if len(keys) > _MIN_IMAGES else None)
+    return [folder / chunk.name for chunk in chunks]
 
 
-def read_chunk(chunk: Path, columns: list[str]) -> pa.Table:
-    """The given columns of a chunk's accepted rows."""
+def unique_keys(chunks: Sequence[Path]) -> tuple[pa.StringArray, NDArray[np.int32]]:
+    """The keys of the images of the records in `chunks`, in the order of their first records.
+
+    Also returns the number of each record's image among them, -1 for a record without one.
+    """
     import pyarrow as pa
 
-    # Memory-mapped, so that only the requested columns take memory.
-    options = pa.ipc.IpcReadOptions(included_fields=[rows_schema().get_field_index(name) for name in columns])
-    return pa.ipc.open_file(pa.memory_map(f"{chunk}.arrow"), options=options).read_all()
+    columns = [read_table(chunk, ["image_key"])["image_key"] for chunk in chunks]
+    encoded = pa.chunked_array([array for column in columns for array in column.chunks], pa.string())
+    encoded = encoded.dictionary_encode().combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):  # without any chunk
+        return pa.array([], pa.string()), np.empty(0, np.int32)
+    numbers = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+    return encoded.dictionary, numbers
+
+
+def read_table(chunk: Path, columns: list[str]) -> pa.Table:
+    """The given columns of a chunk's rows; memory-mapped, so that only the requested columns take memory."""
+    import pyarrow as pa
+
+    names = (records_schema() if chunk.parent.name == "records" else images_schema()).names
+    options = pa.ipc.IpcReadOptions(included_fields=[names.index(column) for column in columns])
+    table = pa.ipc.open_file(pa.memory_map(f"{chunk}.arrow"), options=options).read_all()
+    return table.select(columns)
 
 
 def read_rejected(path: Path) -> Iterator[RejectedRow]:
@@ -115,8 +123,8 @@ def read_rejected(path: Path) -> Iterator[RejectedRow]:
             yield RejectedRow(**orjson.loads(line))
 
 
-def rows_schema() -> pa.Schema:
-    """The columns of accepted rows: the fields of `AcceptedRow` and the number of the list."""
+def records_schema() -> pa.Schema:
+    """The columns of `CheckedRecord`, and the number of the record's list."""
     import pyarrow as pa
 
     return pa.schema(
@@ -126,25 +134,39 @@ def rows_schema() -> pa.Schema:
             ("id", pa.string()),
             ("source", pa.string()),
             ("image", pa.string()),
-            ("image_sha256", pa.string()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
             ("turns", pa.int32()),
             ("text_length", pa.int32()),
             ("answer_length", pa.int32()),
             ("refusal", pa.bool_()),
             ("record", pa.large_binary()),
+            ("image_key", pa.string()),
+            ("stated_width", pa.int32()),
+            ("stated_height", pa.int32()),
             ("id_hash", pa.binary(16)),
             ("content_hash", pa.binary(16)),
         ]
     )
 
 
-def record_at(lists: list[RecordList], index: int) -> object:
-    """The record at an index into all lists, as `parse_record` returns it."""
-    [chunk] = _chunks(lists, index, index + 1, 1)
-    [raw] = chunk.records()
-    return parse_record(raw)
+def images_schema() -> pa.Schema:
+    """The columns of `CheckedImage`."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("reason", pa.string()),
+            ("detail", pa.string()),
+            ("sha256", pa.binary(32)),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("leak", pa.binary()),
+            ("brightness", pa.float32()),
+            ("blank", pa.bool_()),
+            ("hash", pa.uint64()),
+            ("thumbnail", pa.binary(32 * 32)),
+        ]
+    )
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -157,11 +179,21 @@ def write_table(path: Path, table: pa.Table) -> None:
     write_bytes(path, memoryview(sink.getvalue()))
 
 
-# --- one chunk -----------------------------------------------------------------------------------
+def _check(check: Callable[[C], bool], chunks: Sequence[C], label: str, processes: ProcessPoolExecutor | None) -> None:
+    """Run `check`, which returns whether there was anything to do, on all chunks; here if `processes` is None."""
+    if processes is not None:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there is already one process per core
+    results = map(check, chunks) if processes is None else processes.map(check, chunks)
+    checked = list(track(results, label, len(chunks)))
+    if not all(checked):
+        log.info("%s: %d of %d were already checked", label, checked.count(False), len(checked))
+
+
+# --- records -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class _RecordChunk:
     """Records [first, first + len(starts)) of all lists, all from the list file `path`, which is number `list`.
 
     `starts` and `ends` are byte offsets into the file.
@@ -175,134 +207,99 @@ class _Chunk:
 
     @property
     def name(self) -> str:
-        return f"{self.first:010d}-{self.first + len(self.starts):010d}"
-
-    def records(self) -> Iterator[bytes]:
-        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True):
-                yield content[start:end]
+        return _name(self.first, len(self.starts))
 
 
-def _prepare_folder(folder: Path, key: str) -> Path:
-    """The folder for chunks of the request with this key; chunks of another request are deleted."""
-    if folder.is_dir() and (not (folder / "key").is_file() or (folder / "key").read_text() != key):
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / "key", key.encode())
-    return folder
-
-
-def _chunks(lists: list[RecordList], first: int, last: int, size: int) -> Iterator[_Chunk]:
-    """Records [first, last) of all lists, `size` at a time; a chunk never spans two lists."""
+def _record_chunks(lists: list[RecordList], first: int, last: int) -> Iterator[_RecordChunk]:
+    """Records [first, last) of all lists; a chunk never spans two lists."""
     offset = 0
     for number, records in enumerate(lists):
         start, stop = max(first - offset, 0), min(last - offset, len(records))
-        for begin in range(start, stop, size):
-            span = slice(begin, min(begin + size, stop))
-            yield _Chunk(offset + begin, number, records.path, records.starts[span], records.ends[span])
+        for begin in range(start, stop, _RECORDS):
+            span = slice(begin, min(begin + _RECORDS, stop))
+            yield _RecordChunk(offset + begin, number, records.path, records.starts[span], records.ends[span])
         offset += len(records)
 
 
-def _executor(records: int) -> Executor:
-    if records <= _MIN_RECORDS_FOR_PROCESSES:
-        return ThreadPoolExecutor(1)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there is already one process per core
-    return workers()
-
-
-def _check_chunk(chunk: _Chunk, request: ValidationRequest, fingerprints: Path | None, folder: Path) -> bool:
-    """Check a chunk unless it is complete and its images have not changed. Returns whether it was checked."""
-    store = None if request.skip_images else open_store(request.images)
+def _check_records(chunk: _RecordChunk, checker: RecordChecker, folder: Path) -> bool:
+    """Check a chunk unless it is complete. Returns whether it was checked."""
     done = folder / f"{chunk.name}.done"
-    remote = store is not None and store.remote
-    with ThreadPoolExecutor(_REMOTE_READ_THREADS if remote else _READ_THREADS) as threads:
-        images = [] if store is None else [(store, name) for name in _image_names(chunk.records())]
-        stamp = f"{_images_stamp(images, threads.map if remote else map)} {fingerprints and fingerprints.name}"
-        if done.exists() and done.read_text() == stamp:
-            return False
-        done.unlink(missing_ok=True)
-        finder = None if fingerprints is None else load_finder(fingerprints)
-        checker = RecordChecker(store, request.kind, request.limits, request.max_text, finder, request.image_options)
-        accepted, rejected = _check_records(chunk, checker, map if store is None else threads.map)
-    _write_accepted(folder / f"{chunk.name}.arrow", accepted, chunk.list)
-    write_bytes(folder / f"{chunk.name}.jsonl", jsonl(rejected))
-    write_bytes(done, stamp.encode())
-    return True
-
-
-def _check_records(
-    chunk: _Chunk, checker: RecordChecker, run: Callable[..., Iterable[AcceptedRow | RejectedRow]]
-) -> tuple[list[AcceptedRow], list[RejectedRow]]:
-    """Check all records of a chunk; `run` is `map` or that of an executor."""
-    accepted: list[AcceptedRow] = []
+    if done.exists():
+        return False
+    accepted: list[CheckedRecord] = []
     rejected: list[RejectedRow] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's warnings: the reject reason replaces them
-        indices = range(chunk.first, chunk.first + len(chunk.starts))
-        for row in run(checker.check, indices, chunk.records()):
-            if isinstance(row, AcceptedRow):
-                accepted.append(row)
-            else:
-                rejected.append(row)
-    return accepted, rejected
-
-
-def _write_accepted(path: Path, rows: list[AcceptedRow], list_number: int) -> None:
+    for index, raw in enumerate(read_records(chunk.path, chunk.starts, chunk.ends), start=chunk.first):
+        row = checker.check(index, raw)
+        if isinstance(row, CheckedRecord):
+            accepted.append(row)
+        else:
+            rejected.append(row)
     import pyarrow as pa
 
-    columns = {name: [getattr(row, name) for row in rows] for name in AcceptedRow.__dataclass_fields__}
-    columns["list"] = [list_number] * len(rows)
-    write_table(path, pa.table(columns, schema=rows_schema()))
+    columns = {name: [getattr(row, name) for row in accepted] for name in CheckedRecord.__dataclass_fields__}
+    columns["list"] = [chunk.list] * len(accepted)
+    write_table(folder / f"{chunk.name}.arrow", pa.table(columns, schema=records_schema()))
+    write_bytes(folder / f"{chunk.name}.jsonl", jsonl(rejected))
+    write_bytes(done, b"")
+    return True
 
 
 # --- images --------------------------------------------------------------------------------------
 
 
-def _images_stamp(images: Iterable[tuple[ImageStore, str]], run: Callable[..., Iterable[str]]) -> str:
-    """A hash that changes when an image changes. It covers the stamps of the images, not their bytes."""
+@dataclass(frozen=True)
+class _ImageChunk:
+    """Images [first, first + len(keys)) of a split."""
 
-    def stamp(image: tuple[ImageStore, str]) -> str:
-        store, name = image
+    first: int
+    keys: list[str]
+
+    @property
+    def name(self) -> str:
+        return _name(self.first, len(self.keys))
+
+
+def _check_images(chunk: _ImageChunk, request: ValidationRequest, work: Path, stamp: str | None, folder: Path) -> bool:
+    """Check a chunk unless it is complete and neither its images nor those to compare with have changed.
+
+    `stamp` is that of the evaluation images. Returns whether the chunk was checked.
+    """
+    import pyarrow as pa
+
+    from vhm.data.validation.evaluation_images import fingerprints_file
+    from vhm.data.validation.image_checks import CheckedImage, ImageChecker
+    from vhm.data.validation.similarity import load_finder
+
+    store = open_store(request.images)
+    done = folder / f"{chunk.name}.done"
+    with threads(_REMOTE_READ_THREADS if store.remote else _READ_THREADS) as pool:
+        stamps = f"{_stamps(chunk.keys, store, pool if store.remote else None)} {stamp}".encode()
+        if done.exists() and done.read_bytes() == stamps:
+            return False
+        done.unlink(missing_ok=True)
+        finder = None if stamp is None else load_finder(fingerprints_file(work, stamp))
+        checker = ImageChecker(store, request.image_options, request.limits, finder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's warnings: the reject reason replaces them
+            rows = list(pool.map(checker.check, chunk.keys))
+    columns = {name: [getattr(row, name) for row in rows] for name in CheckedImage.__dataclass_fields__}
+    write_table(folder / f"{chunk.name}.arrow", pa.table(columns, schema=images_schema()))
+    write_bytes(done, stamps)
+    return True
+
+
+def _stamps(keys: list[str], store: ImageStore, pool: ThreadPoolExecutor | None) -> str:
+    """A hash that changes when an image does. It covers the keys and stamps of the images, not their bytes."""
+
+    def stamp(key: str) -> str:
         try:
-            return store.stamp(name)
+            return f"{key} {store.stamp(split_key(key)[1])}"
         except ImageError as error:
-            return error.reason
+            return f"{key} {error.reason}"
 
-    return hashlib.sha256("\n".join(run(stamp, images)).encode()).hexdigest()
-
-
-def _image_names(records: Iterable[bytes]) -> Iterator[str]:
-    """The image names of those records that are well-formed and have an image."""
-    for raw in records:
-        try:
-            record = parse_record(raw)
-            name = image_name(record) if isinstance(record, dict) else None
-        except RecordError:
-            continue
-        if name is not None:
-            yield name
+    stamps = map(stamp, keys) if pool is None else pool.map(stamp, keys)
+    return hashlib.sha256("\n".join(stamps).encode()).hexdigest()
 
 
-def _fingerprint_evaluation(request: ValidationRequest, folder: Path) -> Path:
-    """A file with the fingerprints of all evaluation images, named after their stamp; unreadable images are skipped."""
-    stores = {location: open_store(location) for location, _ in request.evaluation_lists}
-    images: dict[tuple[ImageStore, str], None] = {}
-    for location, records in request.evaluation_lists:
-        for chunk in _chunks([records], 0, len(records), _CHUNK_RECORDS):
-            images |= dict.fromkeys((stores[location], name) for name in _image_names(chunk.records()))
-
-    def named_fingerprint(image: tuple[ImageStore, str]) -> tuple[str, Fingerprint] | None:
-        store, name = image
-        try:
-            return name, fingerprint(store.read(name))
-        except ImageError as error:
-            log.warning("evaluation image %s is skipped: %s", name, error)
-            return None
-
-    with ThreadPoolExecutor() as threads:
-        stamp = _images_stamp(images, threads.map)
-        path = folder / f"evaluation-{stamp[:16]}.npz"
-        if not path.exists():
-            results = track(threads.map(named_fingerprint, images), "fingerprinting evaluation images", len(images))
-            save_fingerprints(path, [entry for entry in results if entry is not None])
-    return path
+def _name(first: int, count: int) -> str:
+    return f"{first:010d}-{first + count:010d}"

@@ -1,48 +1,51 @@
-"""Checks one record of a list: the result is a row of the manifest, or a rejection with its reason."""
+"""Checks one record of a list without its image: the result is a row for the manifest, or a rejection with its reason.
+
+Whether its image can be used is checked once for all records that show it (`image_checks`); what depends on both, or
+on other records, is decided when all are checked (`verdicts`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import orjson
 
-from vhm.data.images import Limits, load_pixels
-from vhm.data.images.options import DEFAULT_SOURCE_OPTIONS, ImageOptions, SourceOptions
-from vhm.data.images.stores import ImageStore
 from vhm.data.records import IMAGE_MARKER, check_turns, image_name, source_name, system_message
-from vhm.data.validation.findings import Leak
-from vhm.data.validation.similarity import LeakFinder, fingerprint
 from vhm.data.validation.stream import parse_record
 from vhm.data.validation.text_rules import check_turn, is_boilerplate, is_refusal, lacks_options
-from vhm.errors import ImageError, RecordError, VhmError, first_line
+from vhm.errors import RecordError, VhmError, first_line
 
 Kind = Literal["pretrain", "sft", "eval"]
-LEAK_DETAIL = "the image matches evaluation image "  # followed by its name
 
 _MAX_SIDE = 10**6
 _MAX_DETAIL = 500  # characters
+_SEPARATOR = "\0"  # is in no name (`vhm.data.records.image_name`)
 
 
 @dataclass(frozen=True)
-class AcceptedRow:
-    """One accepted record: the manifest's columns, and two hashes for finding duplicates."""
+class CheckedRecord:
+    """One record that passed: the manifest's columns that do not depend on its image, and what the verdict needs.
+
+    `image_key` identifies the image to check, if it is checked. `stated_width` and `stated_height` are the record's
+    'size'. `content_hash` is of the conversation, and of the image's name if the image is not checked.
+    """
 
     index: int
     id: str
     source: str
     image: str | None
-    image_sha256: str | None
-    width: int | None
-    height: int | None
     turns: int
     text_length: int
     answer_length: int
     refusal: bool
     record: bytes
+    image_key: str | None
+    stated_width: int | None
+    stated_height: int | None
     id_hash: bytes | None
     content_hash: bytes
 
@@ -57,55 +60,33 @@ class RejectedRow:
     detail: str
 
 
-@dataclass(frozen=True)
-class _CheckedImage:
-    """`size` is (width, height); `leak` names the evaluation image that the image shows, if any."""
-
-    sha256: str
-    size: tuple[int, int]
-    leak: Leak | None
-
-
 class RecordChecker:
-    """Checks records and their images in an image store; without a store, images are not checked."""
+    """Checks records; `own_options` are the sources whose images are read in their own way (`image_options`)."""
 
     def __init__(
-        self,
-        store: ImageStore | None,
-        kind: Kind,
-        limits: Limits,
-        max_text: int,
-        leaks: LeakFinder | None,
-        options: SourceOptions = DEFAULT_SOURCE_OPTIONS,
+        self, kind: Kind, max_text: int, images_are_checked: bool = True, own_options: Collection[str] = ()
     ) -> None:
-        self._store = store
         self._kind = kind
-        self._limits = limits
         self._max_text = max_text
-        self._leaks = leaks
-        self._options = options
-        self._images: dict[tuple[str, ImageOptions], _CheckedImage | ImageError] = {}
+        self._images_are_checked = images_are_checked
+        self._own_options = frozenset(own_options)
 
-    def check(self, index: int, raw: bytes) -> AcceptedRow | RejectedRow:
-        """The record in `raw` as an accepted or a rejected row.
-
-        Raises StorageError or InputError when the image store fails: that says nothing about the record.
-        """
+    def check(self, index: int, raw: bytes) -> CheckedRecord | RejectedRow:
+        """The record in `raw` as a checked or a rejected row."""
         record_id = None
         try:
             record = parse_record(raw)
             record_id = record.get("id") if isinstance(record, dict) else None
             return self._check(index, record)
-        except (RecordError, ImageError) as error:
-            shown_id = None if record_id is None else _printable(str(record_id))
-            return RejectedRow(index, shown_id, error.reason, _printable(error.detail))
+        except RecordError as error:
+            shown_id = None if record_id is None else printable(str(record_id))
+            return RejectedRow(index, shown_id, error.reason, printable(error.detail))
         except (VhmError, OSError, MemoryError):
             raise
         except Exception as error:  # one record must not end the run, whatever it contains
-            detail = f"the check ended with {type(error).__name__}: {first_line(error)}"
-            return RejectedRow(index, None, "unreadable", _printable(detail))
+            return RejectedRow(index, None, "unreadable", unforeseen(error))
 
-    def _check(self, index: int, record: object) -> AcceptedRow:
+    def _check(self, index: int, record: object) -> CheckedRecord:
         turns = check_turns(record)
         assert isinstance(record, dict)  # check_turns raises RecordError otherwise
         self._check_fields(record)
@@ -115,24 +96,23 @@ class RecordChecker:
         refusal = any(map(is_refusal, answers))
         if self._kind == "pretrain" and refusal:
             raise RecordError("refusal", "the caption is a refusal")
-        image = image_name(record)
-        checked = self._check_image(image, record)
-        sha256, size = (None, None) if checked is None else (checked.sha256, checked.size)
+        name, source, size = image_name(record), source_name(record), _stated_size(record.get("size"))
+        checks_image = self._images_are_checked and name is not None
         record_id = record.get("id")
-        content = orjson.dumps([sha256 or image, record["conversations"], *([system] if system else ())])
-        return AcceptedRow(
+        content = orjson.dumps([None if checks_image else name, record["conversations"], *([system] if system else ())])
+        return CheckedRecord(
             index=index,
             id=str(index if record_id is None else record_id),
-            source=source_name(record),
+            source=source,
             image=record.get("image"),
-            image_sha256=sha256,
-            width=size and size[0],
-            height=size and size[1],
             turns=len(turns),
             text_length=sum(len(text) for _, text in turns),
             answer_length=sum(map(len, answers)),
             refusal=refusal,
             record=orjson.dumps(_without_leading_answer(record)),
+            image_key=image_key(name, source if source in self._own_options else "") if checks_image and name else None,
+            stated_width=size and size[0],
+            stated_height=size and size[1],
             id_hash=None if record_id is None else _hash(str(record_id).encode()),
             content_hash=_hash(content),
         )
@@ -169,45 +149,37 @@ class RecordChecker:
         if self._kind == "pretrain" and is_boilerplate(turns[1][1]):
             raise RecordError("boilerplate", "the caption contains boilerplate text")
 
-    def _check_image(self, name: str | None, record: Mapping[str, object]) -> _CheckedImage | None:
-        """Check the image once, however many records show it; None when images are not checked."""
-        size = record.get("size")
-        _check_size(size)
-        if name is None or self._store is None:
-            return None
-        options = self._options.of(source_name(record))
-        if (name, options) not in self._images:
-            self._images[name, options] = self._load(name, self._store, options)
-        image = self._images[name, options]
-        if isinstance(image, ImageError):
-            raise image
-        width, height = image.size
-        if size is not None and size != [width, height]:
-            raise RecordError("image_size", f"the image file is {width}×{height}, but the record's 'size' is {size}")
-        if image.leak is not None:
-            raise RecordError("leak", f"{LEAK_DETAIL}{image.leak.evaluation}")
-        return image
 
-    def _load(self, name: str, store: ImageStore, options: ImageOptions) -> _CheckedImage | ImageError:
-        try:
-            content = store.read(name)
-        except ImageError as error:
-            return error
-        try:
-            pixels = load_pixels(content, self._limits, options=options)
-        except ImageError as error:
-            return ImageError(error.reason, f"{name}: {error.detail}")
-        leak = None if self._leaks is None else self._leaks.find(fingerprint(content, pixels))
-        return _CheckedImage(hashlib.sha256(content).hexdigest(), (pixels.shape[1], pixels.shape[0]), leak)
+def image_key(name: str, source: str) -> str:
+    """What identifies an image to check: its name, and its source if that has its own image options (else "")."""
+    return f"{source}{_SEPARATOR}{name}"
 
 
-def _check_size(size: object) -> None:
+def split_key(key: str) -> tuple[str, str]:
+    """The source and the name of `image_key`."""
+    source, _, name = key.partition(_SEPARATOR)
+    return source, name
+
+
+def printable(text: str) -> str:
+    """The text, shortened, with lone surrogates escaped: it can be written as UTF-8."""
+    text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= _MAX_DETAIL else f"{text[:_MAX_DETAIL]}…"
+
+
+def unforeseen(error: Exception) -> str:
+    """The detail of the reason "unreadable"."""
+    return printable(f"the check ended with {type(error).__name__}: {first_line(error)}")
+
+
+def _stated_size(size: object) -> tuple[int, int] | None:
     if size is None:
-        return
+        return None
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)):
         raise RecordError("wrong_type", "'size' is not [width, height] in integer pixels")
     if not all(1 <= side <= _MAX_SIDE for side in size):
         raise RecordError("image_size", f"the record's 'size' is {size}: sides are from 1 to {_MAX_SIDE} pixels")
+    return size[0], size[1]
 
 
 def _longest_side(size: object) -> float:
@@ -215,12 +187,6 @@ def _longest_side(size: object) -> float:
     if isinstance(size, list) and size and all(type(side) is int for side in size):
         return float(max(size))
     return math.inf
-
-
-def _printable(text: str) -> str:
-    """The text, shortened, with lone surrogates escaped: it can be written as UTF-8."""
-    text = text.encode(errors="backslashreplace").decode()
-    return text if len(text) <= _MAX_DETAIL else f"{text[:_MAX_DETAIL]}…"
 
 
 def _hash(content: bytes) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,15 @@ def open_list(path: Path) -> RecordList:
     if not len(commas) and not content[begin:end].strip(_WHITESPACE):
         return RecordList(path, np.empty(0, np.int64), np.empty(0, np.int64))
     return RecordList(path, np.concatenate([[begin], commas + 1]), np.concatenate([commas, [end]]))
+
+
+def read_records(path: Path, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Iterator[bytes]:
+    """The bytes of elements of a list file, by their offsets."""
+    if not len(starts):
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            yield content[start:end]
 
 
 def _hint(start: bytes, head: bytes) -> str:

@@ -1,0 +1,96 @@
+"""Checks one image: its bytes are read and decoded once, however many records show it.
+
+The result is what the verdict on its records needs: the reason why it cannot be used, or its hash, its size, the
+evaluation image that it shows, and a summary for finding blank images and near-duplicates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import orjson
+
+from vhm.data.images import Limits, load_pixels
+from vhm.data.images.options import SourceOptions
+from vhm.data.images.stores import ImageStore
+from vhm.data.validation.findings import Leak
+from vhm.data.validation.record_checks import split_key, unforeseen
+from vhm.data.validation.similarity import LeakFinder, fingerprint, summarise
+from vhm.errors import ImageError, VhmError
+
+
+@dataclass(frozen=True)
+class CheckedImage:
+    """One image: `reason` and `detail` if it cannot be used, otherwise all other fields.
+
+    `sha256` has 32 bytes; `leak` is the `Leak` as JSON, see `read_leak`; `brightness`, `blank`, `hash` and
+    `thumbnail` are those of `ImageSummary`.
+    """
+
+    key: str
+    reason: str | None = None
+    detail: str | None = None
+    sha256: bytes | None = None
+    width: int | None = None
+    height: int | None = None
+    leak: bytes | None = None
+    brightness: float | None = None
+    blank: bool = False
+    hash: int = 0
+    thumbnail: bytes | None = None
+
+
+class ImageChecker:
+    """Checks images of a store; without a finder, they are not compared with evaluation images."""
+
+    def __init__(self, store: ImageStore, options: SourceOptions, limits: Limits, finder: LeakFinder | None) -> None:
+        self._store, self._options, self._limits, self._finder = store, options, limits, finder
+
+    def check(self, key: str) -> CheckedImage:
+        """The image with this key (`image_key`).
+
+        Raises StorageError or InputError when the store fails: that says nothing about the image.
+        """
+        source, name = split_key(key)
+        try:
+            content = self._store.read(name)
+        except ImageError as error:
+            return CheckedImage(key, error.reason, error.detail)
+        try:
+            return self._check(key, content, source)
+        except ImageError as error:
+            return CheckedImage(key, error.reason, f"{name}: {error.detail}")
+        except (VhmError, OSError, MemoryError):
+            raise
+        except Exception as error:  # one image must not end the run, whatever it contains
+            return CheckedImage(key, "unreadable", f"{name}: {unforeseen(error)}")
+
+    def _check(self, key: str, content: bytes, source: str) -> CheckedImage:
+        pixels = load_pixels(content, self._limits, options=self._options.of(source))
+        leak = None if self._finder is None else self._finder.find(fingerprint(content, pixels))
+        summary = summarise(pixels)
+        return CheckedImage(
+            key=key,
+            sha256=hashlib.sha256(content).digest(),
+            width=pixels.shape[1],
+            height=pixels.shape[0],
+            leak=None if leak is None else orjson.dumps(asdict(leak)),
+            brightness=summary.brightness,
+            blank=summary.blank,
+            hash=summary.hash,
+            thumbnail=summary.thumbnail,
+        )
+
+
+def read_leak(content: bytes) -> Leak:
+    """The leak in `CheckedImage.leak`."""
+    fields: Mapping[str, object] = orjson.loads(content)
+    outlines = {name: _outline(fields[name]) for name in ("outline", "evaluation_outline")}
+    return Leak(**{**fields, **outlines})  # type: ignore[arg-type]
+
+
+def _outline(corners: object) -> tuple[tuple[float, float], ...]:
+    assert isinstance(corners, list)
+    return tuple((float(x), float(y)) for x, y in corners)
