@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 380, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 10, 42
-_PLOT_WIDTH, _PLOT_HEIGHT = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 42  # margins around the plot
+_PLOT_WIDTH, _PLOT_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 _BINS = 24
 _MAX_DISTINCT = 12  # so many different integers get a bar each
 _CELLS = 16  # of a density map's sides
@@ -83,6 +83,8 @@ def histogram(
         numbers = numbers[numbers > 0]
     if not len(numbers):
         return None
+    if scale == "log" and numbers.max() < 3 * numbers.min():  # too few round numbers for a logarithmic axis
+        scale = "linear"
     summary = _summary(numbers, counted, unit)
     distinct = np.unique(numbers)
     if len(distinct) <= _MAX_DISTINCT and (distinct == distinct.round()).all():
@@ -90,7 +92,7 @@ def histogram(
     edges = _log_edges(numbers) if scale == "log" else _linear_edges(numbers)
     counts = np.histogram(numbers, edges)[0]
     place = np.log if scale == "log" else np.asarray
-    at = _LEFT + _PLOT_WIDTH * (place(edges) - place(edges)[0]) / (place(edges)[-1] - place(edges)[0])
+    at = LEFT + _PLOT_WIDTH * (place(edges) - place(edges)[0]) / (place(edges)[-1] - place(edges)[0])
     labels = [f"{number(low)} to {number(high)}{unit}" for low, high in pairwise(edges)]
     ticks = _log_ticks(edges) if scale == "log" else _linear_ticks(float(edges[0]), float(edges[-1]), 6)
 
@@ -122,6 +124,14 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def _short(count: float) -> str:
+    """A count in few characters: 25k, 1.5M."""
+    for power, suffix in ((1_000_000, "M"), (1000, "k")):
+        if count >= 10_000 and count >= power:
+            return f"{count / power:g}{suffix}"
+    return number(count)
+
+
 def _summary(numbers: NDArray[np.float64], counted: str, unit: str) -> str:
     low, median, high = np.percentile(numbers, [0, 50, 100])
     if low == high:
@@ -143,7 +153,7 @@ def _bar_each(
 ) -> Histogram:
     """One bar for each of a few values, at even distances."""
     slot = _PLOT_WIDTH / max(len(distinct), 4)
-    starts = _LEFT + slot * np.arange(len(distinct), dtype=np.float64)
+    starts = LEFT + slot * np.arange(len(distinct), dtype=np.float64)
     counts = np.array([(numbers == value).sum() for value in distinct])
     ticks = tuple(
         Tick(round(float(start + slot / 2), 1), number(value)) for start, value in zip(starts, distinct, strict=True)
@@ -171,7 +181,7 @@ def _bars(
     bars = tuple(
         Bar(
             round(float(left) + 0.5, 1),
-            round(_TOP + _PLOT_HEIGHT - max(height(count), 1.5), 1),  # a single record is visible, too
+            round(TOP + _PLOT_HEIGHT - max(height(count), 1.5), 1),  # a single record is visible, too
             round(max(float(right - left) - 1, 0.5), 1),
             round(max(height(count), 1.5), 1),
             f"{label}: {number(count)} {counted}",
@@ -179,14 +189,14 @@ def _bars(
         for left, right, count, label in zip(lefts, rights, counts, labels, strict=True)
         if count
     )
-    y_ticks = tuple(Tick(round(_TOP + _PLOT_HEIGHT - height(value), 1), number(value)) for value in y_values)
+    y_ticks = tuple(Tick(round(TOP + _PLOT_HEIGHT - height(value), 1), _short(value)) for value in y_values)
     return bars, x_ticks, y_ticks
 
 
 def _linear_edges(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     low, high = float(numbers.min()), float(numbers.max())
     whole = bool((numbers == numbers.round()).all())
-    step = _nice((high - low) / _BINS, math.ceil)
+    step = _nice((high - low) / _BINS, math.ceil) if high > low else 1.0
     step = max(step, 1.0) if whole else step
     first = math.floor(low / step)
     last = math.floor(high / step) + 1

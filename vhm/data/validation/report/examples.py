@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vhm.data.records import image_name
+from vhm.data.records import image_name, source_name
 from vhm.data.validation.findings import FindingKind, Outline
 from vhm.data.validation.record_checks import Kind
 from vhm.data.validation.report.sampling import RecordReader, Sample, sample_lines, spread
@@ -185,7 +185,7 @@ def accepted_groups(
     for index in indices:
         record = reader.record(index)
         if record is not None:
-            by_source.setdefault(_source(record), []).append(_example(index, record, "", kind))
+            by_source.setdefault(source_name(record), []).append(_example(index, record, "", kind))
     for number, source in enumerate(sorted(by_source, key=lambda name: (-counts.get(name, 0), name))):
         examples = tuple(by_source[source])
         title = shown(source, 100) or "No source"
@@ -223,7 +223,7 @@ def _example(index: int, record: JsonObject, detail: str, kind: Kind) -> Example
     return Example(
         index=index,
         id=_id(record),
-        source=shown(_source(record), 100),
+        source=shown(source_name(record), 100),
         detail=shown(detail),
         figures=figures,
         turns=tuple(_turns(record)),
@@ -246,7 +246,7 @@ def _finding_groups(
 
 def _finding_example(finding: Finding, reader: RecordReader, kind: Kind) -> Example:
     record = reader.record(finding.index) or {}
-    source = _source(record)
+    source = source_name(record)
     name = shown(finding.image, 200)
     figures = [Figure(ImageRef(finding.image, source), f"training: {name}", (), finding.outline)]
     if finding.other is not None:
@@ -263,7 +263,7 @@ def _other_figure(finding: Finding, reader: RecordReader) -> Figure:
     if finding.other_index is None:
         image = ImageRef(finding.other, finding.other.rpartition("/")[0], evaluation=True)
         return Figure(image, f"evaluation: {name}", (), finding.other_outline)
-    source = _source(reader.record(finding.other_index) or {})
+    source = source_name(reader.record(finding.other_index) or {})
     return Figure(ImageRef(finding.other, source), f"record {finding.other_index}: {name}", (), finding.other_outline)
 
 
@@ -297,11 +297,7 @@ def _image(record: JsonObject) -> ImageRef | None:
         name = image_name(record)
     except RecordError:
         return None
-    return None if name is None else ImageRef(name, _source(record))
-
-
-def _source(record: JsonObject) -> str:
-    return str(record.get("source_dataset") or record.get("image_path") or "")
+    return None if name is None else ImageRef(name, source_name(record))
 
 
 def _id(record: JsonObject) -> str:
@@ -314,7 +310,7 @@ def _id(record: JsonObject) -> str:
 def _rejected_record(row: JsonObject, record: JsonObject | None) -> RejectedRecord:
     content = record or {}
     return RejectedRecord(
-        row["index"], row["id"], _source(content), str(content.get("image") or ""), row["reason"], row["detail"]
+        row["index"], row["id"], source_name(content), str(content.get("image") or ""), row["reason"], row["detail"]
     )
 
 

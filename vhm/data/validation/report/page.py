@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from vhm.data.validation.expectations import SourceSummary
 from vhm.data.validation.findings import Outline
-from vhm.data.validation.report.charts import HEIGHT, WIDTH, number
+from vhm.data.validation.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, number
 from vhm.data.validation.report.examples import (
     Findings,
     Group,
@@ -36,7 +36,6 @@ from vhm.data.validation.report.examples import (
 from vhm.data.validation.report.markdown import ExpectationRow, expectation_rows
 from vhm.data.validation.report.sampling import RecordReader
 from vhm.data.validation.report.statistics import (
-    MAX_RECORDS_READ,
     Distributions,
     accepted_examples,
     distributions,
@@ -233,8 +232,7 @@ def _render(page: Page) -> str:
         script=script,
         policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'",
-        chart_size=(WIDTH, HEIGHT),
-        max_records_read=MAX_RECORDS_READ,
+        chart={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": BOTTOM},
     )
 
 

@@ -27,7 +27,7 @@ def shapes(text: str, size: tuple[int, int] | None = None) -> Iterator[Outline]:
         return
     for match in _SHAPE.finditer(text[:_MAX_TEXT]):
         numbers = [float(number) for number in re.findall(_NUMBER, match.group())]
-        is_box = len(numbers) == 4
+        is_box = len(numbers) == 4 and "[" not in match.group()[1:]
         if is_box:
             x0, y0, x1, y1 = numbers
             numbers = [x0, y0, x1, y0, x1, y1, x0, y1]

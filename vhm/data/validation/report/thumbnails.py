@@ -16,14 +16,18 @@ from vhm.errors import ImageError
 from vhm.progress import track
 
 SIDE = 288  # pixels of a thumbnail's longest side
-_MAX_BYTES = 14_000
-_QUALITIES = (82, 70, 55, 40, 25)  # of JPEG: the first that is small enough
+MAX_BYTES = 14_000
+# Longest side in pixels and JPEG quality: the first that is small enough. Only noise needs the last ones.
+_ENCODINGS = ((SIDE, 82), (SIDE, 70), (SIDE, 55), (SIDE, 40), (200, 40), (144, 40))
 _THREADS, _REMOTE_THREADS = 2, 16  # to hide the latency of a disk, and of a network
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """An image by its name in the training lists' image store, or in those of the evaluation lists."""
+    """An image by its name in the training lists' image store, or in those of the evaluation lists.
+
+    The bands and the stretch it is shown with are those of the record's source.
+    """
 
     name: str
     source: str = ""
@@ -62,23 +66,24 @@ def _thumbnail(image: ImageRef, stores: Sequence[ImageStore], request: Validatio
     note = "no image"
     for store in stores:
         try:
-            return _encode(store.read(image.name), request)
+            return _encode(store.read(image.name), image.source, request)
         except ImageError as error:
             note = reason_title(error.reason)
     return Thumbnail(note=note)
 
 
-def _encode(content: bytes, request: ValidationRequest) -> Thumbnail:
+def _encode(content: bytes, source: str, request: ValidationRequest) -> Thumbnail:
     from PIL import Image
 
-    pixels = load_pixels(content, request.limits, bands=request.bands, at_least=2 * SIDE)
+    options = request.image_options.of(source)
+    pixels = load_pixels(content, request.limits, options=options, at_least=2 * SIDE)
     picture = Image.fromarray(pixels)
-    picture.thumbnail((SIDE, SIDE))
     encoded = b""
-    for quality in _QUALITIES:
+    for side, quality in _ENCODINGS:
+        picture.thumbnail((side, side))
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=quality)
         encoded = buffer.getvalue()
-        if len(encoded) <= _MAX_BYTES:
+        if len(encoded) <= MAX_BYTES:
             break
     return Thumbnail(f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}", picture.size)

@@ -45,6 +45,7 @@ def reason_title(reason: str) -> str:
 # What the provider of the data should do about each reject reason of `vhm.data.records.REASONS`.
 ADVICE: dict[str, str] = {
     "bad_json": "Write the list with a JSON library, never by joining strings, and check the record at this index.",
+    "unreadable": "Look at the record at this index for what no other record has; report it if it is valid.",
     "duplicate_key": "Remove the second occurrence of the key: programs disagree on which of the two counts.",
     "not_object": "Make every element of the list an object with 'conversations'.",
     "missing_field": "Add the field that the detail names.",
@@ -64,6 +65,7 @@ ADVICE: dict[str, str] = {
     "no_target": "Supply an answer to learn from, or drop the record.",
     "bad_path": "Give image paths relative to the image folder, without '..', links out of it, or addresses.",
     "image_missing": "Deliver the image, or correct its name; mind upper and lower case.",
+    "image_changed": "Pack or fetch the shards again: an image was changed or damaged after it was packed.",
     "image_empty": "Deliver the image again: the transfer left an empty file.",
     "image_unknown": "Deliver the image as JPEG, PNG, TIFF or WebP; the file may be an error page saved as an image.",
     "image_truncated": "Deliver the image again: it is damaged or cut off. Compare checksums after the transfer.",
