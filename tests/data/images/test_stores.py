@@ -14,8 +14,8 @@ from tests.support.terrain import terrain
 from vhm.data.images.stores import open_store
 from vhm.data.index import open_index
 from vhm.data.shards.pack import pack
-from vhm.errors import ImageError, InputError
-from vhm.storage.s3 import S3Uri
+from vhm.errors import ImageError, InputError, StorageError
+from vhm.storage.s3 import Bucket, S3Uri
 from vhm.storage.versions import publish
 
 
@@ -116,3 +116,24 @@ def test_pipes_and_folders_are_refused_as_images(tmp_path: Path) -> None:
         with pytest.raises(ImageError, match="image_unknown"):
             open_store(tmp_path).read(name)
     shutil.rmtree(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize("published", ["shards", "files"])
+def test_a_published_image_that_was_damaged_or_deleted_is_not_called_missing(
+    published: str, packed: Path, bucket: str, s3_server: SeaweedFS
+) -> None:
+    version = publish(packed / published, S3Uri(bucket, "data"))
+    s3 = client(s3_server.url)
+    keys = [key for key in Bucket(bucket).keys(f"data/{version}/") if key.endswith((".tar", "/3.jpg"))]
+    for key in keys:
+        s3.put_object(Bucket=bucket, Key=key, Body=bytes(10**6))
+    store = open_store(f"s3://{bucket}/data")
+    with pytest.raises(
+        ImageError, match=r"src/3\.jpg in s3://.* is not what was published: publish it again"
+    ) as raised:
+        store.read("src/3.jpg")
+    assert raised.value.reason == "image_changed"
+    for key in keys:
+        s3.delete_object(Bucket=bucket, Key=key)
+    with pytest.raises(StorageError, match="publish it again"):
+        store.read("src/3.jpg")

@@ -24,7 +24,7 @@ import orjson
 from vhm.data.images.cache import DiskCache, cached_file
 from vhm.data.images.missing import FolderNames, Names, name_index, suggest
 from vhm.data.shards.table import INDEX, TABLE, ShardEntry, ShardTable, is_packed, open_local_table, open_table
-from vhm.errors import ImageError, InputError, StorageError, VhmError
+from vhm.errors import DamagedObjectError, ImageError, InputError, StorageError, VhmError
 from vhm.io import cache_directory, write_bytes
 from vhm.storage.files import FileEntry
 from vhm.storage.s3 import Bucket, ObjectHead, is_uri, parse_uri
@@ -248,7 +248,11 @@ class RemoteFolderStore:
             try:
                 content = self._published.bucket.get((self._published.uri / name).prefix, sha256=digest)
             except FileNotFoundError:
+                if digest is not None:
+                    raise StorageError(f"{self._published.uri / name} was deleted: publish it again") from None
                 raise ImageError("image_missing", f"{self._published.uri / name} does not exist") from None
+            except DamagedObjectError:
+                raise _changed(name, self._published) from None
             self._cache.put(key, content)
         return content
 
@@ -290,5 +294,11 @@ class RemoteShardStore(_Shards):
                 raise StorageError(
                     f"shard {shard} is not in bucket {self._published.bucket.name}: publish it again"
                 ) from None
+            except DamagedObjectError:
+                raise _changed(name, self._published) from None
             self._cache.put(digest, content)
         return content
+
+
+def _changed(name: str, published: Published) -> ImageError:
+    return ImageError("image_changed", f"{name} in {published.uri} is not what was published: publish it again")
