@@ -127,6 +127,35 @@ def _parse_split(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
+@data_app.command("import")
+def data_import(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="File or folder in a foreign format.")],
+    out: OutOption,
+    format_: Annotated[
+        Optional[str], typer.Option("--format", help="Name of the format, as coco or ms-swift; else recognised.")
+    ] = None,
+    images: Annotated[
+        Optional[Path], typer.Option(help="Folder that image paths are relative to; found near SRC by default.")
+    ] = None,
+    boxes: Annotated[
+        Optional[str], typer.Option(help="Convention of boxes in text: 0-1, 0-100, 0-1000 or pixels; else guessed.")
+    ] = None,
+    split: Annotated[
+        Optional[str], typer.Option(help="Split of a folder that has several: train, validation or test.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Turn LLaVA, ShareGPT, ms-swift, CSV, Parquet, WebDataset, COCO and benchmark files into lists."""
+    from vhm.data.importing.rows import CONVENTIONS
+    from vhm.data.importing.run import import_data
+
+    convention = next((known for known in CONVENTIONS if known == boxes), None)
+    if boxes is not None and convention is None:
+        raise InputError(f"--boxes {boxes!r} is unknown: use one of {', '.join(CONVENTIONS)}")
+    report = import_data(source, out, format_, images, convention, split)
+    print_result(report.to_dict(), json_, report.text(out))
+
+
 @data_app.command("pack")
 def data_pack(
     manifest: Annotated[Path, typer.Argument(help="manifest.parquet of `vhm validate`.")],
