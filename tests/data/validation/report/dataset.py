@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from tests.support.terrain import terrain
 from vhm.data.validation.report import write_report
 from vhm.data.validation.request import ValidationRequest
@@ -25,18 +27,14 @@ class Dataset:
     def page(self) -> str:
         return (self.out / "report.html").read_text()
 
-    def write_findings(self) -> None:
-        """Findings as `vhm validate` writes them, then the report again."""
-        overlap = {"evaluation_image": "images/test.jpg", "kind": "overlap", "score": 0.83, "matched_area": 0.6}
+    def add_overlap(self) -> None:
+        """Add an overlap to the findings, and write the report again."""
+        overlap = {"index": 0, "image": "alpha/0.jpg", "evaluation_image": "images/test.jpg", "kind": "overlap"}
+        overlap |= {"score": 0.83, "matched_area": 0.6, "rejected": False}
         overlap |= {"outline": [[0.5, 0], [1, 0], [1, 1], [0.5, 1]]}
         overlap |= {"evaluation_outline": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}
-        leaks = [{"index": 0, "image": "alpha/0.jpg", "rejected": False} | overlap]
-        blank: dict[str, Any] = {"index": 2, "image": "beta/2.jpg", "kind": "blank", "score": 1.0, "rejected": False}
-        blank |= {"other_index": None, "other_image": None}
-        near = {"index": 1, "image": "alpha/1.jpg", "kind": "near-duplicate", "score": 0.97, "rejected": False}
-        near |= {"other_index": 0, "other_image": "alpha/0.jpg"}
-        for name, rows in (("leaks.jsonl", leaks), ("suspicious.jsonl", [near, blank])):
-            (self.out / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with (self.out / "leaks.jsonl").open("a") as file:
+            file.write(json.dumps(overlap) + "\n")
         write_report(self.result, self.request, self.out)
 
 
@@ -47,7 +45,9 @@ def record(source: str, number: int, answer: str, **changes: Any) -> dict[str, A
 
 
 def make_dataset(folder: Path, **options: Any) -> Dataset:
-    """Four accepted records (one with a box), and one rejected record for each of four reasons."""
+    """Six accepted records, one with a box, one blank, one nearly equal to another; one rejected for each of five
+    reasons.
+    """
     images = folder / "images"
     for number, source in enumerate(["alpha", "alpha", "beta", "beta"]):
         (images / source).mkdir(parents=True, exist_ok=True)
@@ -55,6 +55,9 @@ def make_dataset(folder: Path, **options: Any) -> Dataset:
     (images / "beta" / "cut.jpg").write_bytes((images / "beta" / "2.jpg").read_bytes()[:300])
     (folder / "eval" / "images").mkdir(parents=True)
     terrain(9, 64).save(folder / "eval" / "images" / "test.jpg", quality=90)
+    terrain(9, 64).save(images / "alpha" / "leak.jpg", quality=60)
+    terrain(3, 64).save(images / "beta" / "again.jpg", quality=70)
+    Image.new("RGB", (64, 64), "black").save(images / "beta" / "blank.png")
     question = record("", 0, "Yes.") | {"image": "test.jpg", "image_path": "images"}
     question = {key: question[key] for key in ("image", "image_path", "conversations")}
     (folder / "eval" / "task.json").write_text(json.dumps([question]))
@@ -67,6 +70,9 @@ def make_dataset(folder: Path, **options: Any) -> Dataset:
         record("beta", 6, "A river.", image="cut.jpg"),
         record("alpha", 7, HOSTILE, id=HOSTILE, image="1.jpg"),
         ["no record", HOSTILE],
+        record("alpha", 8, "A street.", image="leak.jpg"),
+        record("beta", 9, "A wood.", image="again.jpg"),
+        record("beta", 10, "Nothing.", image="blank.png"),
     ]
     (folder / "list.json").write_text(json.dumps(records))
     fields = {"kind": "sft", "against": [folder / "eval"]} | options

@@ -117,8 +117,8 @@ class Page:
     images: dict[ImageRef, Thumbnail]
     expectations: tuple[ExpectationRow, ...]
     download: Download | None
+    compared: tuple[str, ...]
     warnings: tuple[str, ...] = ()
-    compared: tuple[tuple[str, str], ...] = ()
 
 
 def write_report(result: Validation, request: ValidationRequest, out: Path) -> None:
@@ -161,7 +161,24 @@ def _page(result: Validation, request: ValidationRequest, out: Path, reader: Rec
         images=thumbnails(images_of(groups), request),
         expectations=tuple(expectation_rows(result)),
         download=_download(rejected),
+        compared=tuple(_compared(result, request)),
     )
+
+
+def _compared(result: Validation, request: ValidationRequest) -> Iterator[str]:
+    """Which images were compared with which, one fact a line."""
+    compared = result.compared
+    if compared is None:
+        if request.kind != "eval":
+            yield "with no evaluation images (--against): leaks are not found"
+        return
+    readable = compared.evaluation_images - compared.unreadable
+    yield f"{number(compared.training_images)} images with {number(readable)} evaluation images"
+    if compared.unreadable:
+        yield f"{number(compared.unreadable)} further evaluation images cannot be read, and were not compared"
+        yield from (shown(example, 300) for example in compared.examples)
+    yield from (f"evaluation list: {shown(one, 300)}" for one in compared.lists)
+    yield from (f"evaluation images: {shown(one, 300)}" for one in compared.stores)
 
 
 def _reason_rows(result: Validation, groups: Sequence[Group]) -> Iterator[ReasonRow]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from vhm.data.images import load_pixels
 from vhm.data.images.stores import ImageStore, open_store
+from vhm.data.validation.evaluation_images import store_locations
 from vhm.data.validation.report.words import reason_title
 from vhm.data.validation.request import ValidationRequest
 from vhm.errors import ImageError
@@ -49,8 +50,7 @@ def thumbnails(images: Iterable[ImageRef], request: ValidationRequest) -> dict[I
     if request.skip_images:
         return dict.fromkeys(wanted, Thumbnail(note="Images were not checked"))
     training = [open_store(request.images)]
-    locations = sorted({str(location) for location, _ in request.evaluation_lists})
-    evaluation = list(map(open_store, locations))
+    evaluation = list(map(open_store, store_locations(request)))
 
     def thumbnail(image: ImageRef) -> Thumbnail:
         return _thumbnail(image, evaluation if image.evaluation else training, request)
