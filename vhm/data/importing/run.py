@@ -22,7 +22,6 @@ from typing import IO
 
 import orjson
 
-from vhm.data.images import DEFAULT_LIMITS
 from vhm.data.importing.boxes import BoxReader, bracketed, guess_convention, has_foreign_boxes
 from vhm.data.importing.formats import Source, open_source, split_name
 from vhm.data.importing.images import ImageWriter, find_root, image_size, link_or_copy, relative_name
@@ -326,7 +325,7 @@ class _Importer:
 
 
 def _checker(kind: Kind) -> RecordChecker:
-    return RecordChecker(None, kind, DEFAULT_LIMITS, _MAX_TEXT, None)
+    return RecordChecker(kind, _MAX_TEXT, images_are_checked=False)
 
 
 class _ListWriter:
