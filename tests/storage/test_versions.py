@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,20 @@ def watched(server: SeaweedFS, before: Callable[[str], None] = lambda request: N
     with FaultyProxy(server.port, before=before) as proxy, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", proxy.url)
         yield proxy
+
+
+class Once:
+    """Calls `action` before the first request that contains `text`."""
+
+    def __init__(self, text: str, action: Callable[[], object]) -> None:
+        self._text, self._action, self._lock = text, action, threading.Lock()
+
+    def __call__(self, request: str) -> None:
+        with self._lock:
+            found = self._text in request
+            self._text = "never again" if found else self._text
+        if found:
+            self._action()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -109,6 +124,26 @@ def test_only_the_newest_versions_are_kept(bucket: str, folder: Path, tmp_path: 
     assert fetch(uri, tmp_path / "out") == versions[2]
 
 
+def test_pruning_spares_what_another_writer_has_just_published(
+    bucket: str, folder: Path, tmp_path: Path, s3_server: SeaweedFS
+) -> None:
+    uri, old = S3Uri(bucket, "x"), tmp_path / "old"
+    shutil.copytree(folder, old)
+    publish(old, uri)
+    (folder / "a.txt").write_text("b")
+    with watched(s3_server, Once(f"PUT /{bucket}/x/latest", lambda: publish(old, uri))):
+        publish(folder, uri, keep=1)
+    fetch(uri, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(old)
+
+
+def test_two_writers_of_the_same_content_both_succeed(bucket: str, folder: Path, s3_server: SeaweedFS) -> None:
+    uri = S3Uri(bucket, "x")
+    with watched(s3_server, Once("/history/00000001", lambda: publish(folder, uri))):
+        publish(folder, uri)
+    assert len(Bucket(bucket).keys("x/history/")) == 1
+
+
 def test_one_of_two_concurrent_writers_wins(bucket: str, folder: Path, tmp_path: Path) -> None:
     uri = S3Uri(bucket, "race")
     publish(folder, uri)
@@ -157,19 +192,6 @@ def truncate(path: Path) -> None:
 def grow(path: Path) -> None:
     with path.open("ab") as file:
         file.write(b"more")
-
-
-class Once:
-    """Calls `action` before the first request that contains `text`."""
-
-    def __init__(self, text: str, action: Callable[[], object]) -> None:
-        self._text, self._action, self._lock = text, action, threading.Lock()
-
-    def __call__(self, request: str) -> None:
-        with self._lock:
-            if self._text in request:
-                self._text = "never again"
-                self._action()
 
 
 def assert_nothing_was_published(bucket: str, uri: S3Uri, url: str) -> None:

@@ -132,7 +132,11 @@ class Bucket:
         """Seconds until a failed request is repeated; None if it is not, or did not fail."""
         if attempts >= self.attempts or not _is_transient(response, caught_exception):
             return None
-        return _backoff(attempts)
+        return self._backoff(attempts)
+
+    def _backoff(self, attempt: int) -> float:
+        """Seconds to wait after the given attempt, from 1, failed: no longer than the timeout of a request."""
+        return min(_MAX_DELAY, self.timeout, 0.05 * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.5)
 
     def get(self, key: str, start: int = 0, size: int | None = None, sha256: str | None = None) -> bytes:
         """The bytes of an object, or `size` of them from `start`; a damaged or short response is requested again.
@@ -152,7 +156,7 @@ class Bucket:
                 if error.digest is not None and error.digest == last_digest:
                     raise DamagedObjectError(f"{message}: publish its directory again") from None
                 last_digest = error.digest
-            time.sleep(_backoff(attempt))
+            time.sleep(self._backoff(attempt))
         raise StorageError(message)
 
     def _get_once(self, key: str, start: int, size: int | None, sha256: str | None) -> bytes:
@@ -275,11 +279,6 @@ def _is_transient(response: tuple[object, dict[str, Any]] | None, error: Excepti
         return isinstance(error, HTTPClientError)
     status = int(response[1].get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     return status >= 500 or status == 429 or response[1].get("Error", {}).get("Code") in _TRANSIENT_CODES
-
-
-def _backoff(attempt: int) -> float:
-    """Seconds to wait after the given attempt, from 1, failed."""
-    return min(_MAX_DELAY, 0.05 * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.5)
 
 
 def _status(error: ClientError) -> int:

@@ -65,7 +65,8 @@ def publish(directory: Path, uri: S3Uri, keep: int | None = None, verify: bool =
     publication.send_manifest()
     if version != previous:
         record = orjson.dumps({"version": version, "writer": os.urandom(8).hex()})
-        if not bucket.put(_history_key(uri, number + 1), record, IfNoneMatch="*"):
+        key = _history_key(uri, number + 1)
+        if not bucket.put(key, record, IfNoneMatch="*") and _version_at(bucket, key) != version:
             raise CheckFailed(f"another writer published to {uri} first: check its version, then publish again")
         number += 1
     _update_latest(bucket, uri, number, version)
