@@ -153,7 +153,7 @@ RECORDS: dict[str, tuple[str, Callable[[random.Random, Record], Any]]] = {
     "a size of zero": ("image_size", _set(size=[0, 0])),
     "an absurd size": ("image_size", _set(size=[10**8, 10**8])),
     "another size": ("image_size", _set(size=[63, 64])),
-    "a box out of range": ("bad_number", _insert(1, " [0, 0, 1000, 10] ", " [-1, 0, 5, 5] ")),
+    "a box out of range": ("bad_number", _insert(1, " [0, 0, 1001, 10] ", " [-1, 0, 5, 5] ")),
     "a box with swapped corners": ("bad_number", _insert(1, " [50, 0, 10, 20] ", " [0, 9.5, 10, 2.5] ")),
     "a polygon of two points": ("bad_number", _insert(1, " [[1, 2], [3, 4]] ")),
     "a polygon out of range": ("bad_number", _insert(1, " [[1, 2], [3, 4], [5000, 6]] ")),

@@ -28,11 +28,11 @@ def test_valid_coordinates_and_other_lists_are_accepted(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[0, 0, 1000, 10]", "normalised to"),
+        ("[0, 0, 1001, 10]", "normalised to"),
         ("[-0.5, 0, 10, 10]", "normalised to"),
         ("[20, 0, 10, 10]", "must be in order"),
         ("[[1, 2], [3, 4]]", "three points"),
-        ("[[1, 2], [3, 4], [5, 1e3]]", "normalised to"),
+        ("[[1, 2], [3, 4], [5, 1e4]]", "normalised to"),
         ("[10, 2 [[1, 2], [3, 4], [5000, 6]] 0, 30]", "normalised to"),
         ("[0.25, 0.5, 0.75, 1.0]", "fractions of 1"),
         ("[0, 0, NaN, 4]", "not numbers"),
@@ -42,6 +42,31 @@ def test_invalid_coordinates_are_rejected(text: str, message: str) -> None:
     with pytest.raises(RecordError, match=message) as raised:
         check_turn("gpt", f"A ship at {text}.", "turn 1")
     assert raised.value.reason == "bad_number"
+
+
+@pytest.mark.parametrize(
+    ("text", "clamped"),
+    [
+        ("[0, 0, 1000, 10]", "[0, 0, 999, 10]"),
+        ("a ship [1000, 5, 1000.0, 1e3], 1000 m long", "a ship [999, 5, 999, 999], 1000 m long"),
+        ("[[1, 2], [3, 1000], [5, 6]] and [1000, 2000]", "[[1, 2], [3, 999], [5, 6]] and [1000, 2000]"),
+        ("[0, 0, 999.5, 10]", "[0, 0, 999.5, 10]"),
+    ],
+)
+def test_an_inclusive_1000_is_clamped(text: str, clamped: str) -> None:
+    found = check_turn("gpt", text, "turn 1")
+    assert found is not None
+    assert found.text == clamped
+
+
+def test_boxes_are_counted_with_their_largest_coordinate() -> None:
+    found = check_turn("gpt", "[10, 20, 30.5, 40], [2015, 2016], [[1, 2], [3, 4], [5, 6]]", "turn 1")
+    assert found is not None
+    assert (found.count, found.largest) == (2, 40)
+    assert check_turn("gpt", "in [2015, 2016, 2017] and [5]", "turn 1") is None
+    in_pixels = check_turn("gpt", "[0, 0, 1000, 10]", "turn 1", pixels=1200)
+    assert in_pixels is not None
+    assert in_pixels.text == "[0, 0, 1000, 10]"
 
 
 def test_boxes_of_evaluation_files_are_in_pixels() -> None:

@@ -71,7 +71,7 @@ BAD = [
     (with_answer("an <image> here"), "special_token"),
     (with_answer("bell\x07"), "control_character"),
     (with_answer("x" * 30_000), "too_long"),
-    (with_answer("a box [0, 0, 1000, 20]"), "bad_number"),
+    (with_answer("a box [0, 0, 1001, 20]"), "bad_number"),
     (with_answer("a box [20, 0, 10, 20]"), "bad_number"),
     (with_answer("I'm sorry, but I cannot see it, as an AI."), "refusal"),
     (with_question("no marker"), "image_count"),
@@ -90,7 +90,7 @@ BAD = [
     (good(3, size=[64.0, 64]), "wrong_type"),
     (good(3, id=[1]), "wrong_type"),
     (with_answer("a polygon [[0, 0], [10, 20]]"), "bad_number"),
-    (with_answer("a polygon [[0, 0], [10, 20], [1000, 5]]"), "bad_number"),
+    (with_answer("a polygon [[0, 0], [10, 20], [1001, 5]]"), "bad_number"),
     (with_question("<ima<image>ge> What?"), "special_token"),
     (good(3, video="a.mp4"), "unknown_media"),
     (with_question("<image> and <video>: what changed?"), "unknown_media"),
@@ -305,3 +305,33 @@ def test_a_system_message_is_kept_for_training_and_tells_records_apart(images: P
     result = validate(source, images, tmp_path / "out", "sft", max_rejected=0.5)
     assert (result.accepted, result.reasons) == (3, {"special_token": 1, "too_long": 1})
     assert [row["system"] for row in open_index(tmp_path / "out")] == systems[:3]
+
+
+def test_the_manifest_has_coordinates_below_1000(images: Path, tmp_path: Path) -> None:
+    source = tmp_path / "list.json"
+    system = {"from": "system", "value": "Find [0, 0, 1000, 1000]."}
+    record = good(0)
+    answer = {"from": "gpt", "value": "A ship at [0, 500, 1000, 1000]."}
+    record["conversations"] = [system, {"from": "gpt", "value": "Hello."}, record["conversations"][0], answer]
+    source.write_text(json.dumps([record]))
+    result = validate(source, images, tmp_path / "out", "sft")
+    assert result.accepted == 1
+    stored = open_index(tmp_path / "out")[0]["conversations"]
+    assert [turn["value"] for turn in stored[-2:]] == [
+        record["conversations"][2]["value"],
+        "A ship at [0, 500, 999, 999].",
+    ]
+
+
+@pytest.mark.parametrize(("largest", "warned"), [(100, True), (101, False)])
+def test_boxes_that_look_like_0_to_100_are_a_warning(largest: int, warned: bool, images: Path, tmp_path: Path) -> None:
+    source = tmp_path / "list.json"
+    boxes = [f"[{n}, 0, {n + 3}, 50]" for n in range(19)] + [f"[0, 0, {largest}, 60]"]
+    records = [with_answer(f"Ship {n} at {box}.") | {"id": n} for n, box in enumerate(boxes)]
+    source.write_text(json.dumps(records))
+    result = validate(source, images, tmp_path / "out", "sft")
+    assert result.accepted == 20
+    assert bool(result.warnings) is warned
+    assert json.loads((tmp_path / "out" / "validation.json").read_text())["warnings"] == list(result.warnings)
+    if warned:
+        assert "the largest coordinate of 20 boxes is 100" in result.warnings[0]

@@ -246,7 +246,7 @@ def _is_llava(fields: JsonObject) -> bool:
     turns = parsed(fields.get("conversations"))
     if not _turns_have(fields, "conversations", "from", "value") or not isinstance(turns, list):
         return False
-    return turns[0]["from"] in ("human", "gpt") and not fields.keys() & {"images", "system", "tools"}
+    return turns[0]["from"] in ("human", "gpt", "system") and not fields.keys() & {"images", "tools"}
 
 
 def _is_sharegpt(fields: JsonObject) -> bool:

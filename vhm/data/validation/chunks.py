@@ -138,6 +138,8 @@ def records_schema() -> pa.Schema:
             ("text_length", pa.int32()),
             ("answer_length", pa.int32()),
             ("refusal", pa.bool_()),
+            ("boxes", pa.int32()),
+            ("largest_coordinate", pa.float32()),
             ("record", pa.large_binary()),
             ("image_key", pa.string()),
             ("stated_width", pa.int32()),

@@ -16,7 +16,7 @@ import orjson
 
 from vhm.data.records import IMAGE_MARKER, check_turns, image_name, source_name, system_message
 from vhm.data.validation.stream import parse_record
-from vhm.data.validation.text_rules import check_turn, is_boilerplate, is_refusal, lacks_options
+from vhm.data.validation.text_rules import Coordinates, check_turn, is_boilerplate, is_refusal, lacks_options
 from vhm.errors import RecordError, VhmError, first_line
 
 Kind = Literal["pretrain", "sft", "eval"]
@@ -30,8 +30,9 @@ _SEPARATOR = "\0"  # is in no name (`vhm.data.records.image_name`)
 class CheckedRecord:
     """One record that passed: the manifest's columns that do not depend on its image, and what the verdict needs.
 
-    `image_key` identifies the image to check, if it is checked. `stated_width` and `stated_height` are the record's
-    'size'. `content_hash` is of the conversation, and of the image's name if the image is not checked.
+    `boxes` counts the boxes and polygons in the text. `image_key` identifies the image to check, if it is checked.
+    `stated_width` and `stated_height` are the record's 'size'. `content_hash` is of the conversation, and of the
+    image's name if the image is not checked.
     """
 
     index: int
@@ -42,6 +43,8 @@ class CheckedRecord:
     text_length: int
     answer_length: int
     refusal: bool
+    boxes: int
+    largest_coordinate: float | None
     record: bytes
     image_key: str | None
     stated_width: int | None
@@ -91,7 +94,7 @@ class RecordChecker:
         assert isinstance(record, dict)  # check_turns raises RecordError otherwise
         self._check_fields(record)
         system = system_message(record)
-        self._check_text(turns, system, record)
+        coordinates = self._check_text(turns, system, record)
         answers = [text for speaker, text in turns if speaker == "gpt"]
         refusal = any(map(is_refusal, answers))
         if self._kind == "pretrain" and refusal:
@@ -109,7 +112,9 @@ class RecordChecker:
             text_length=sum(len(text) for _, text in turns),
             answer_length=sum(map(len, answers)),
             refusal=refusal,
-            record=orjson.dumps(_without_leading_answer(record)),
+            boxes=sum(one.count for one in coordinates.values()),
+            largest_coordinate=max((one.largest for one in coordinates.values()), default=None),
+            record=orjson.dumps(_without_leading_answer(_with_texts(record, turns, coordinates))),
             image_key=image_key(name, source if source in self._own_options else "") if checks_image and name else None,
             stated_width=size and size[0],
             stated_height=size and size[1],
@@ -123,11 +128,15 @@ class RecordChecker:
             raise RecordError("wrong_type", "'id' is neither a string nor an integer")
         for key in ("image", "source_dataset", "image_path"):
             if record.get(key) is not None and not isinstance(record[key], str):
-                raise RecordError("wrong_type", f"{key!r} is not a string")
+                hint = "; `vhm data import` converts lists of one image" if isinstance(record[key], list) else ""
+                raise RecordError("wrong_type", f"{key!r} is not a string{hint}")
         if self._kind in ("pretrain", "eval") and record.get("image") is None:
             raise RecordError("missing_field", "'image' is missing")
 
-    def _check_text(self, turns: list[tuple[str, str]], system: str | None, record: Mapping[str, object]) -> None:
+    def _check_text(
+        self, turns: list[tuple[str, str]], system: str | None, record: Mapping[str, object]
+    ) -> dict[int, Coordinates]:
+        """The coordinates of each turn that has any."""
         if self._kind != "sft" and len(turns) != 2:
             raise RecordError("turn_count", f"expected one question and one answer, the record has {len(turns)} turns")
         if system is not None and self._kind != "sft":
@@ -138,8 +147,10 @@ class RecordChecker:
         pixels = _longest_side(record.get("size")) if self._kind == "eval" else None
         if system is not None:
             check_turn("system", system, "the system message")
+        coordinates: dict[int, Coordinates] = {}
         for number, (speaker, text) in enumerate(turns):
-            check_turn(speaker, text, f"turn {number}", pixels)
+            if found := check_turn(speaker, text, f"turn {number}", pixels):
+                coordinates[number] = found
             if speaker == "human" and lacks_options(text):
                 raise RecordError("no_options", f"turn {number} asks for an option but lists none")
         markers = sum(text.count(IMAGE_MARKER) for _, text in turns)
@@ -148,6 +159,7 @@ class RecordChecker:
             raise RecordError("image_count", f"the text has {markers} image markers, the record has {images} images")
         if self._kind == "pretrain" and is_boilerplate(turns[1][1]):
             raise RecordError("boilerplate", "the caption contains boilerplate text")
+        return coordinates
 
 
 def image_key(name: str, source: str) -> str:
@@ -191,6 +203,22 @@ def _longest_side(size: object) -> float:
 
 def _hash(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _with_texts(
+    record: dict[str, object], turns: list[tuple[str, str]], coordinates: Mapping[int, Coordinates]
+) -> dict[str, object]:
+    """The record with the texts of `coordinates`; the same record if no text changes."""
+    if all(turns[number][1] == found.text for number, found in coordinates.items()):
+        return record
+    conversations = record["conversations"]
+    assert isinstance(conversations, list)
+    first = len(conversations) - len(turns)  # a system message and a leading answer come before the turns
+    changed = [
+        turn | {"value": coordinates[n].text} if (n := number - first) in coordinates else turn
+        for number, turn in enumerate(conversations)
+    ]
+    return record | {"conversations": changed}
 
 
 def _without_leading_answer(record: dict[str, object]) -> dict[str, object]:

@@ -12,6 +12,7 @@ import orjson
 from vhm.artifacts.lineage import code_hash
 from vhm.data.images import DEFAULT_LIMITS, Limits
 from vhm.data.images.options import DEFAULT_SOURCE_OPTIONS, SourceOptions
+from vhm.data.importing import recognise
 from vhm.data.validation.findings import LEAK_KINDS, FindingKind
 from vhm.data.validation.record_checks import Kind
 from vhm.data.validation.stream import RecordList, open_list
@@ -120,13 +121,26 @@ class RequestKey:
 def open_lists(source: Path, kind: Kind) -> list[RecordList]:
     """The list file; for "eval" also every evaluation file of a directory."""
     if not source.is_dir():
-        return [open_list(source)]
+        return [_open(source)]
     if kind != "eval":
+        _refuse_foreign(source)
         raise InputError(f"{source} is a directory: give a list file, or --kind eval")
     files = sorted(source.glob("*.json"))
     if not files:
         raise InputError(f"{source} contains no evaluation file (*.json)")
-    return [open_list(file) for file in files]
+    return [_open(file) for file in files]
+
+
+def _open(path: Path) -> RecordList:
+    """The list file. Raises InputError, which names the command that converts it, for a file in a foreign format."""
+    _refuse_foreign(path)
+    return open_list(path)
+
+
+def _refuse_foreign(path: Path) -> None:
+    foreign = recognise(path)
+    if foreign is not None:
+        raise InputError(f"{path} is no list, but {foreign}: convert it with `vhm data import {path} --out DIR`")
 
 
 def _difference_of_lists(what: str, own: tuple[tuple[str, str], ...], others: tuple[tuple[str, str], ...]) -> str:

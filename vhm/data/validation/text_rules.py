@@ -2,13 +2,14 @@
 a question asks for a letter, captions that describe.
 
 Coordinates are lists of numbers in brackets, normalised by the image's sides to [0, 1000):
-a box is [x0, y0, x1, y1], a polygon [[x, y], …] or [x, y, x, y, …] of three points or more.
+a box is [x0, y0, x1, y1], a polygon [[x, y], …] or [x, y, x, y, …] of three points or more. 1000 itself becomes 999.
 Evaluation files have target boxes in pixels: there the image's sides are the limit.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from vhm.data.records import IMAGE_MARKER, media_marker
 from vhm.errors import RecordError
@@ -52,10 +53,23 @@ _COORDINATES = re.compile(rf"\[\s*(?:{_POINT}\s*(?:,\s*)?)+\]|\[\s*(?:{_NUMBER}\
 _NOT_A_NUMBER = re.compile(r"\[[^\[\]]{0,80}\b(?:nan|inf(?:inity)?)\b[^\[\]]{0,80}\]", re.IGNORECASE)
 
 
-def check_turn(speaker: str, text: str, where: str, pixels: float | None = None) -> None:
-    """Raise RecordError with the reason why a turn of the "human", "gpt" or "system" cannot be used for training.
+@dataclass(frozen=True)
+class Coordinates:
+    """The boxes and polygons of a text: how many, and their largest coordinate.
+
+    `text` is the text with all coordinates in [0, 1000): some conventions include 1000, which becomes 999.
+    """
+
+    count: int
+    largest: float
+    text: str
+
+
+def check_turn(speaker: str, text: str, where: str, pixels: float | None = None) -> Coordinates | None:
+    """The coordinates in a turn of the "human", "gpt" or "system"; None if there are none.
 
     `pixels` is the image's longest side if coordinates may be in pixels; otherwise they are normalised to [0, 1000).
+    Raises RecordError with the reason why the turn cannot be used for training.
     """
     try:
         text.encode()
@@ -69,7 +83,8 @@ def check_turn(speaker: str, text: str, where: str, pixels: float | None = None)
         _check_markers(speaker, text, where)
     if "[" in text:
         _check_media(text, where)
-        _check_coordinates(text, where, pixels)
+        return _check_coordinates(text, where, pixels)
+    return None
 
 
 def is_refusal(text: str) -> bool:
@@ -118,34 +133,47 @@ def _any_in(hints: tuple[str, ...], text: str) -> bool:
     return False
 
 
-def _check_coordinates(text: str, where: str, pixels: float | None) -> None:
+def _check_coordinates(text: str, where: str, pixels: float | None) -> Coordinates | None:
     if _NOT_A_NUMBER.search(text):
         raise RecordError("bad_number", f"{where} contains coordinates that are not numbers")
+    count, largest, inclusive = 0, 0.0, False
     for match in _COORDINATES.findall(text):
-        error = _coordinates_error(match, pixels)
+        numbers = [float(number) for number in re.findall(_NUMBER, match)]
+        if not _is_shape(match, numbers):
+            continue
+        error = _shape_error(match, numbers) or _range_error(numbers, pixels)
         if error:
             raise RecordError("bad_number", f"{where} contains {match[:60]}: {error}")
+        count, largest = count + 1, max(largest, *numbers)
+        inclusive = inclusive or (pixels is None and 1000 in numbers)
+    return Coordinates(count, largest, _COORDINATES.sub(_clamped, text) if inclusive else text) if count else None
 
 
-def _coordinates_error(match: str, pixels: float | None) -> str | None:
-    """What is wrong with a box or polygon; None if it is valid, or some other list of numbers."""
-    numbers = [float(number) for number in re.findall(_NUMBER, match)]
+def _is_shape(match: str, numbers: list[float]) -> bool:
+    """Whether a list of numbers is a box or a polygon, not a year or a list of counts."""
+    return "[" in match[1:] or len(numbers) == 4 or (len(numbers) >= 6 and len(numbers) % 2 == 0)
+
+
+def _shape_error(match: str, numbers: list[float]) -> str | None:
     points = "[" in match[1:]
-    if len(numbers) == 4 and not points:
-        if numbers[0] > numbers[2] or numbers[1] > numbers[3]:
-            return "the corners of a box must be in order"
-    elif points and len(numbers) < 6:
-        return "a polygon must have at least three points"
-    elif not points and (len(numbers) < 6 or len(numbers) % 2):
-        return None
-    return _range_error(numbers, pixels)
+    if not points and len(numbers) == 4 and (numbers[0] > numbers[2] or numbers[1] > numbers[3]):
+        return "the corners of a box must be in order"
+    return "a polygon must have at least three points" if points and len(numbers) < 6 else None
+
+
+def _clamped(found: re.Match[str]) -> str:
+    """A box or polygon whose coordinates are in [0, 1000] with those in [0, 1000)."""
+    match = found.group()
+    if not _is_shape(match, [float(number) for number in re.findall(_NUMBER, match)]):
+        return match
+    return re.sub(_NUMBER, lambda number: "999" if float(number.group()) == 1000 else number.group(), match)
 
 
 def _range_error(numbers: list[float], pixels: float | None) -> str | None:
     if pixels is not None:
         limit = max(pixels, 1000)
         return None if all(0 <= v <= limit for v in numbers) else f"expected coordinates from 0 to {limit:.0f}"
-    if not all(0 <= v < 1000 for v in numbers):
+    if not all(0 <= v <= 1000 for v in numbers):
         return "expected coordinates normalised to [0, 1000)"
     if max(numbers) <= 1 and any(v != int(v) for v in numbers):
         return "these are fractions of 1, expected coordinates normalised to [0, 1000)"

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
 _MIN_ROWS_FOR_PROCESS = 200_000  # Great Expectations checks fewer rows in this process
 _ROW_GROUP = 16_384
+_MIN_BOXES = 20  # of a source: that so many are all in one hundredth of the image's area by chance is unlikely
 _EXAMPLES = 10  # unreadable evaluation images in validation.json
 _OUTPUTS = ("leaks.jsonl", "suspicious.jsonl")  # written only where there is something to compare
 
@@ -75,6 +76,7 @@ class Validation:
 
     `reasons` counts rejected records by reason, `findings` records by kind of finding, the most frequent first.
     `expectations` is None if no record was accepted, `compared` if no image was compared with evaluation images.
+    `warnings` say what is probably wrong, but does not fail.
     """
 
     kind: Kind
@@ -91,6 +93,7 @@ class Validation:
     failures: tuple[str, ...]
     findings: Mapping[FindingKind, FindingCount] = field(default_factory=dict)
     compared: Comparison | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -210,7 +213,21 @@ def _join(
         failures=tuple(_failures(accepted, reasons, max_rejected, expectations)),
         findings=findings,
         compared=_comparison(checked.evaluation, request, verdicts),
+        warnings=() if request.kind == "eval" else tuple(_warnings(columns)),
     )
+
+
+def _warnings(columns: pa.Table) -> Iterator[str]:
+    """One sentence for each source whose boxes are all so small that they are probably not normalised to [0, 1000)."""
+    with_boxes = columns.filter(columns["largest_coordinate"].is_valid())
+    grouped = with_boxes.group_by("source").aggregate([("boxes", "sum"), ("largest_coordinate", "max")])
+    for row in sorted(grouped.to_pylist(), key=lambda row: str(row["source"])):
+        boxes, largest = row["boxes_sum"], row["largest_coordinate_max"]
+        if boxes >= _MIN_BOXES and largest <= 100:
+            yield (
+                f"the boxes of source {row['source']!r} look as if they were from 0 to 100: the largest coordinate of "
+                f"{boxes} boxes is {largest:g}; read as normalised to [0, 1000); `vhm data import` converts them"
+            )
 
 
 def _comparison(
@@ -292,7 +309,8 @@ def manifest_schema() -> pa.Schema:
     """The columns of the manifest."""
     import pyarrow as pa
 
-    stored = ("index", "list", "id", "source", "image", "turns", "text_length", "answer_length", "refusal", "record")
+    texts = ("turns", "text_length", "answer_length", "refusal", "boxes", "largest_coordinate")
+    stored = ("index", "list", "id", "source", "image", *texts, "record")
     columns = [records_schema().field(name) for name in stored]
     images = [
         ("image_sha256", pa.string()),
@@ -335,7 +353,7 @@ def _assessed_schema() -> pa.Schema:
     """The columns that the complete list is assessed by; sources are dictionary-encoded to save memory."""
     import pyarrow as pa
 
-    numbers = ["width", "height", "turns", "text_length", "answer_length", "refusal"]
+    numbers = ["width", "height", "turns", "text_length", "answer_length", "refusal", "boxes", "largest_coordinate"]
     source = pa.field("source", pa.dictionary(pa.int32(), pa.string()))
     return pa.schema([source, *(pa.field(name, manifest_schema().field(name).type) for name in numbers)])
 
