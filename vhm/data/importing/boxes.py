@@ -30,6 +30,7 @@ _TAGGED = re.compile(
     rf"(?:<box>|<quad>|<\|box_start\|>|<\|quad_start\|>)\s*({_PAIR}(?:\s*,?\s*{_PAIR})+)\s*"
     r"(?:</box>|</quad>|<\|box_end\|>|<\|quad_end\|>)"
 )
+_NESTED = re.compile(r"<box>\s*\[(\[[^<>]*\])\]\s*</box>")
 _BOX_TAGS = re.compile(r"</?box>|<\|box_(?:start|end)\|>")
 _PHRASE_TAGS = re.compile(r"</?(?:p|ref|delim)>|<\|object_ref_(?:start|end)\|>")
 _PLACEHOLDER = re.compile(r"<bbox>")
@@ -90,6 +91,7 @@ class BoxReader:
             shape, convention = shapes.pop(0)
             return render(shape, convention, f"boxes of the annotation, {convention}")
 
+        text = _NESTED.sub(r"\1", text) if "<box>" in text else text
         text = _BRACKETS.sub(brackets, text) if "[" in text else text
         if "<" in text:
             text = _PLACEHOLDER.sub(placeholder, _TAGGED.sub(tagged, _BRACES.sub(braces, text)))

@@ -60,7 +60,7 @@ def _objects(path: Path, content: JsonObject, key: str) -> list[JsonObject]:
     return entries
 
 
-def _convert(fields: JsonObject) -> Iterator[Sample]:
+def _convert(fields: JsonObject) -> Iterator[Sample | RecordError]:
     image = image_of(fields, ("file_name", "filename", "path"))
     if image is None:
         raise RecordError("image_missing", "annotations of an image that 'images' does not have")
@@ -73,18 +73,21 @@ def _convert(fields: JsonObject) -> Iterator[Sample]:
     boxes: dict[str, list[Shape]] = defaultdict(list)
     for entry in fields["annotations"]:
         if "bbox" in entry and not entry.get("iscrowd"):
-            boxes[str(entry.get("category") or entry.get("category_id"))].append(_shape(entry["bbox"]))
+            try:
+                boxes[str(entry.get("category") or entry.get("category_id"))].append(_shape(entry["bbox"]))
+            except RecordError as error:
+                yield error
     if not captions and not boxes:
         raise RecordError("empty_answer", "the image has no annotations")
     for category, shapes in boxes.items():
-        yield _detection(fields, f"{number}-{category}", category, shapes)
+        if len(shapes) > MAX_BOXES:
+            few = f"at most {MAX_BOXES} fit an answer"
+            yield RecordError("too_long", f"{len(shapes)} objects of the class {category}, {few}")
+        else:
+            yield _detection(fields, f"{number}-{category}", category, shapes)
 
 
 def _detection(fields: JsonObject, sample_id: str, category: str, shapes: list[Shape]) -> Sample:
-    if len(shapes) > MAX_BOXES:
-        raise RecordError(
-            "too_long", f"{len(shapes)} objects of the class {category}, at most {MAX_BOXES} fit an answer"
-        )
     return Sample(
         "detection",
         question_and_answer(_QUESTION.format(category), ", ".join(["<bbox>"] * len(shapes))),

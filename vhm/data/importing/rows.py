@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vhm.data import records
+from vhm.errors import RecordError
 from vhm.io import JsonObject
 
 REASONS = records.REASONS | {"other_split": "the record belongs to another split"}
@@ -65,15 +66,15 @@ def question_and_answer(question: str, answer: str) -> list[tuple[Speaker, str]]
 class Format:
     """A form of records: how it is recognised, by a row's keys and values, and what a row becomes.
 
-    `convert` raises RecordError for a row that cannot be converted. A format whose file is one JSON object instead of
-    rows has `document`, which says by the object's keys whether it is one, and `read`, which makes its rows; its second
-    argument is the image root, if the user gave one.
+    `convert` raises RecordError for a row that cannot be converted, and yields one for a part that cannot. A format
+    whose file is one JSON object instead of rows has `document`, which says by the object's keys whether it is one, and
+    `read`, which makes its rows; the second argument of `read` is the image root, if the user gave one.
     """
 
     name: str
     title: str
     recognise: Callable[[JsonObject], bool]
-    convert: Callable[[JsonObject], Iterator[Sample]]
+    convert: Callable[[JsonObject], Iterator[Sample | RecordError]]
     document: Callable[[dict[str, object]], bool] | None = None
     read: Callable[[Path, Path | None], Iterator[Row]] | None = None
     aliases: tuple[str, ...] = ()

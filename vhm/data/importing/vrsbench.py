@@ -55,21 +55,23 @@ def _is_annotation(fields: JsonObject) -> bool:
     return "image" in fields and not fields.keys().isdisjoint({"qa_pairs", "objects"}) and "caption" in fields
 
 
-def _convert_annotation(fields: JsonObject) -> Iterator[Sample]:
+def _convert_annotation(fields: JsonObject) -> Iterator[Sample | RecordError]:
     image, size = image_of(fields, ("image",)), size_of(fields)
     caption = text_of(fields, "caption")
     if caption is not None:
         yield Sample("caption", question_and_answer(CAPTION_QUESTION, caption), image, size=size)
     for entry in _entries(fields, "objects"):
-        sentence = text_of(entry, "referring_sentence")
-        if sentence is not None:
-            question = _referring(sentence)
-            turns = question_and_answer(question, "<bbox>")
-            yield Sample("referring expression", turns, image, size=size, shapes=[_shape(entry)], convention="0-1")
+        sentence, shape = text_of(entry, "referring_sentence"), _shape(entry)
+        if sentence is not None and shape is None:
+            yield RecordError("bad_number", "an object has neither 'obj_coord' nor 'obj_corner'")
+        elif sentence is not None and shape is not None:
+            turns = question_and_answer(_referring(sentence), "<bbox>")
+            yield Sample("referring expression", turns, image, size=size, shapes=[shape], convention="0-1")
     for entry in _entries(fields, "qa_pairs"):
         asked, answer = text_of(entry, "question"), text_of(entry, "answer")
         if asked is None or answer is None:
-            raise RecordError("empty_answer", "a question has no answer")
+            yield RecordError("empty_answer", "a question has no answer")
+            continue
         yield Sample("question and answer", question_and_answer(asked, answer), image, size=size)
 
 
@@ -80,13 +82,13 @@ def _entries(fields: JsonObject, key: str) -> list[JsonObject]:
     return [entry for entry in value if isinstance(entry, dict)]
 
 
-def _shape(entry: Mapping[str, object]) -> Shape:
-    """The object's box; the corners' box where it has none."""
+def _shape(entry: Mapping[str, object]) -> Shape | None:
+    """The object's box, or the polygon of its corners where it has none."""
     for key in ("obj_coord", "obj_corner"):
         numbers = parsed(entry.get(key))
         if isinstance(numbers, list) and len(numbers) in (4, 8):
             return tuple(float(number) for number in numbers)
-    raise RecordError("bad_number", "an object has neither 'obj_coord' nor 'obj_corner'")
+    return None
 
 
 EVALUATION = Format(

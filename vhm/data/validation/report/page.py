@@ -161,6 +161,7 @@ def _page(result: Validation, request: ValidationRequest, out: Path, reader: Rec
         images=thumbnails(images_of(groups), request),
         expectations=tuple(expectation_rows(result)),
         download=_download(rejected),
+        warnings=result.warnings,
         compared=tuple(_compared(result, request)),
     )
 
