@@ -280,7 +280,7 @@ def _check_images(chunk: _ImageChunk, request: ValidationRequest, work: Path, st
             return False
         done.unlink(missing_ok=True)
         finder = None if stamp is None else load_finder(fingerprints_file(work, stamp))
-        checker = ImageChecker(store, request.image_options, request.limits, finder)
+        checker = ImageChecker(request.images, request.image_options, request.limits, finder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's warnings: the reject reason replaces them
             rows = list(pool.map(checker.check, chunk.keys))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import orjson
 
 from vhm.data.images import Limits, load_pixels
 from vhm.data.images.options import SourceOptions
-from vhm.data.images.stores import ImageStore
+from vhm.data.images.stores import open_store
 from vhm.data.validation.findings import Leak
 from vhm.data.validation.record_checks import split_key, unforeseen
 from vhm.data.validation.similarity import LeakFinder, fingerprint, summarise
@@ -43,10 +44,12 @@ class CheckedImage:
 
 
 class ImageChecker:
-    """Checks images of a store; without a finder, they are not compared with evaluation images."""
+    """Checks images of the store at `location`; without a finder, they are not compared with evaluation images."""
 
-    def __init__(self, store: ImageStore, options: SourceOptions, limits: Limits, finder: LeakFinder | None) -> None:
-        self._store, self._options, self._limits, self._finder = store, options, limits, finder
+    def __init__(self, location: str | Path, options: SourceOptions, limits: Limits, finder: LeakFinder | None) -> None:
+        self._store = open_store(location)
+        self._location = f"{location}/"
+        self._options, self._limits, self._finder = options, limits, finder
 
     def check(self, key: str) -> CheckedImage:
         """The image with this key (`image_key`).
@@ -57,7 +60,8 @@ class ImageChecker:
         try:
             content = self._store.read(name)
         except ImageError as error:
-            return CheckedImage(key, error.reason, error.detail)
+            # Details do not tell where the store is: the same images elsewhere give the same results.
+            return CheckedImage(key, error.reason, error.detail.replace(self._location, ""))
         try:
             return self._check(key, content, source)
         except ImageError as error:

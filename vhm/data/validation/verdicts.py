@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from vhm.data.validation.chunks import images_schema, read_table, unique_keys
 from vhm.data.validation.findings import FindingKind, Leak, LeakLine, Outline, SuspicionLine
 from vhm.data.validation.record_checks import RejectedRow, printable, split_key
+from vhm.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +36,10 @@ _DIGITS = 4  # of scores and areas in files
 def decide(
     record_chunks: list[Path], image_chunks: list[Path], reject: Collection[FindingKind], folder: Path
 ) -> Verdicts:
-    """Decide on all records that passed their checks. `folder` is for temporary files."""
+    """Decide on all records that passed their checks. `folder` is for temporary files.
+
+    Raises InputError if an image changed between the checks of two splits.
+    """
     verdicts = Verdicts(record_chunks, image_chunks, frozenset(reject))
     if image_chunks:
         verdicts.judge_images()
@@ -244,8 +248,21 @@ class Images:
     def __init__(self, chunks: list[Path], keys: pa.StringArray) -> None:
         self._chunks = chunks
         self._rows = _rows_of(keys, self._column("key")) if chunks else np.empty(0, np.int64)
+        self._refuse_changed()
         self.unusable = ~self._is_valid("sha256")[self._rows]
         self.blank = self._values("blank").astype(bool)
+
+    def _refuse_changed(self) -> None:
+        """Raise InputError if two splits found different bytes in an image of both."""
+        checked = self._column("key")
+        if len(checked) == len(self._rows):
+            return
+        digests = np.concatenate([_bytes(array, 32) for array in self._column("sha256").chunks])
+        digests[~self._is_valid("sha256")] = 0
+        changed = np.flatnonzero((digests != digests[_rows_of(checked, checked)]).any(axis=1))
+        if len(changed):
+            _, name = split_key(checked[int(changed[0])].as_py())
+            raise InputError(f"the image {name} changed after one split was checked: check the splits again")
 
     @cached_property
     def leaks(self) -> dict[int, Leak]:
@@ -349,7 +366,7 @@ class Images:
         return pa.chunked_array([array for column in columns for array in column.chunks], field.type)
 
 
-def _rows_of(keys: pa.StringArray, checked: pa.ChunkedArray) -> NDArray[np.int64]:
+def _rows_of(keys: pa.StringArray | pa.ChunkedArray, checked: pa.ChunkedArray) -> NDArray[np.int64]:
     """Where each key was checked first: an image of several splits was checked in each of them."""
     import pyarrow.compute as pc
 
