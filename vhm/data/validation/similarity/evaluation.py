@@ -1,0 +1,146 @@
+"""All that the finder needs of the evaluation images, prepared once and shared by processes through one file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vhm.data.validation.similarity.arrays import Array, read_arrays, write_arrays
+from vhm.data.validation.similarity.copies import Content, content
+from vhm.data.validation.similarity.features import Features
+from vhm.data.validation.similarity.fingerprint import Fingerprint, Grey, view
+from vhm.data.validation.similarity.footprints import Footprint
+from vhm.data.validation.similarity.overlap import FeatureArrays, describe, index_features
+
+log = logging.getLogger(__name__)
+
+MAX_FEATURES = 12_000_000  # of all evaluation images, 84 bytes each: 1 GB; beyond that each image has fewer
+
+_FEATURES = "feature_"  # prefix of the arrays of FeatureArrays in the file
+
+
+@dataclass(frozen=True)
+class EvaluationImages:
+    """n evaluation images by number; the arrays may be mapped from a file.
+
+    sizes         int32 [n, 2]: height and width of the grey levels of each
+    starts        int64 [n + 1]: where they begin in `levels`
+    levels        uint8: the grey levels of all
+    coefficients  float32 [n, 8, 8]: those of `copies.Content`; nan without content
+    boxes         int32 [n, 4]: the same
+    outlines      float64 [n, points, 2]: footprints; nan without one
+    """
+
+    names: Sequence[str]
+    sha256: Sequence[str]
+    sizes: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    levels: Grey
+    coefficients: NDArray[np.float32]
+    boxes: NDArray[np.int32]
+    outlines: NDArray[np.float64]
+    features: FeatureArrays
+
+    def grey(self, number: int) -> Grey:
+        """The grey levels of an image's fingerprint."""
+        height, width = self.sizes[number].tolist()
+        return self.levels[self.starts[number] : self.starts[number + 1]].reshape(height, width)
+
+    def content(self, number: int) -> Content | None:
+        """The content of an image, for finding copies of it."""
+        coefficients = self.coefficients[number]
+        if np.isnan(coefficients[0, 0]):
+            return None
+        left, top, right, bottom = self.boxes[number].tolist()
+        return Content(coefficients, (left, top, right, bottom))
+
+    def footprint(self, number: int) -> Footprint | None:
+        """The footprint of an image, if it is georeferenced."""
+        outline = self.outlines[number]
+        if not outline.size or np.isnan(outline[0, 0]):
+            return None
+        return Footprint(tuple((x, y) for x, y in outline.tolist()))
+
+
+def prepare(named: Iterable[tuple[str, Fingerprint]]) -> EvaluationImages:
+    """Describe evaluation images, given as (name, fingerprint) pairs."""
+    pairs = list(named)
+    prints = [print_ for _, print_ in pairs]
+    sizes = np.array([print_.grey.shape for print_ in prints], np.int32).reshape(-1, 2)
+    contents = [content(view(print_.grey)) for print_ in prints]
+    outlines = [() if print_.footprint is None else print_.footprint.outline for print_ in prints]
+    points = max(map(len, outlines), default=0)
+    return EvaluationImages(
+        names=[name for name, _ in pairs],
+        sha256=[print_.sha256 for print_ in prints],
+        sizes=sizes,
+        starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes.prod(1, dtype=np.int64))]),
+        levels=np.concatenate([np.zeros(0, np.uint8), *(print_.grey.ravel() for print_ in prints)]),
+        coefficients=np.array(
+            [np.full((8, 8), np.nan) if found is None else found.coefficients for found in contents], np.float32
+        ).reshape(-1, 8, 8),
+        boxes=np.array([(0, 0, 0, 0) if found is None else found.box for found in contents], np.int32).reshape(-1, 4),
+        outlines=np.array([outline or np.full((points, 2), np.nan) for outline in outlines]).reshape(
+            len(prints), points, 2
+        ),
+        features=index_features(list(_described(prints))),
+    )
+
+
+def save_fingerprints(path: Path, named: Iterable[tuple[str, Fingerprint]]) -> None:
+    """Describe evaluation images, given as (name, fingerprint) pairs, in one file for `load_finder`."""
+    images = prepare(named)
+    arrays: dict[str, Array] = {
+        "names": _joined(images.names),
+        "sha256": _joined(images.sha256),
+        "sizes": images.sizes,
+        "starts": images.starts,
+        "levels": images.levels,
+        "coefficients": images.coefficients,
+        "boxes": images.boxes,
+        "outlines": images.outlines,
+    }
+    write_arrays(path, arrays | {f"{_FEATURES}{name}": array for name, array in vars(images.features).items()})
+
+
+def load_evaluation(path: Path) -> EvaluationImages:
+    """The evaluation images in a file of `save_fingerprints`."""
+    arrays = read_arrays(path)
+    names, sha256 = _split(arrays.pop("names")), _split(arrays.pop("sha256"))
+    features = {name: arrays.pop(name) for name in list(arrays) if name.startswith(_FEATURES)}
+    found = FeatureArrays(**{name.removeprefix(_FEATURES): array for name, array in features.items()})
+    return EvaluationImages(names, sha256, features=found, **arrays)
+
+
+def _joined(texts: Sequence[str]) -> Array:
+    return np.frombuffer("\0".join(texts).encode(errors="surrogateescape"), np.uint8)
+
+
+def _split(joined: Array) -> list[str]:
+    return joined.tobytes().decode(errors="surrogateescape").split("\0") if joined.size else []
+
+
+def _described(prints: list[Fingerprint]) -> Iterator[tuple[int, Features]]:
+    """(owner, features) of each image and of its mirror image, limited so that all fit into memory."""
+    with ThreadPoolExecutor() as threads:
+        per_image = MAX_FEATURES // max(len(prints), 1)
+        for number, described in enumerate(threads.map(_describe_both, [print_.grey for print_ in prints])):
+            for mirrored, found in enumerate(described):
+                yield 2 * number + mirrored, _fewer(found, per_image // 2)
+
+
+def _describe_both(grey: Grey) -> tuple[Features, Features]:
+    return describe(grey, False), describe(grey, True)
+
+
+def _fewer(found: Features, limit: int) -> Features:
+    if len(found.points) <= limit:
+        return found
+    keep = np.linspace(0, len(found.points) - 1, limit).astype(np.int64)
+    return Features(found.points[keep], found.descriptors[keep])
