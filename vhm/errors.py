@@ -4,6 +4,7 @@
     ├── InputError          an input is missing, unreadable, invalid exit 2
     │   ├── RecipeError     the recipe
     │   ├── ImageError      an image; `.reason` is a reject code
+    │   │   └── BandError   an image without a requested band
     │   ├── RecordError     one record of a list; `.reason` is a reject code
     │   │   └── EncodeError a record that cannot become a training sample
     │   └── CheckpointError a model directory or a checkpoint
@@ -52,6 +53,14 @@ class ImageError(InputError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class BandError(ImageError):
+    """A requested band is absent from an image that has `bands` of them."""
+
+    def __init__(self, bands: int, detail: str) -> None:
+        super().__init__("image_mode", detail)
+        self.bands = bands
 
 
 class CheckpointError(InputError):

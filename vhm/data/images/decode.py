@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhm.data.images.options import DEFAULT_OPTIONS, ImageOptions, Stretch
-from vhm.errors import ImageError
+from vhm.errors import BandError, ImageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -257,7 +257,8 @@ def _raster(content: bytes, where: str, limits: Limits, options: ImageOptions) -
                 raise ImageError("image_bomb", f"{where} has {raster.count} bands of {raster.width}×{raster.height}")
             chosen = options.bands or ((1, 2, 3) if raster.count >= 3 else (1, 1, 1))
             if max(chosen) > raster.count:
-                raise ImageError("image_mode", f"{where} has {raster.count} bands: band {max(chosen)} was requested")
+                detail = f"{where} has {raster.count} bands: band {max(chosen)} was requested"
+                raise BandError(raster.count, detail)
             read = {band: (raster.read(band), raster.nodatavals[band - 1]) for band in set(chosen)}
     except rasterio.errors.RasterioError as error:
         raise ImageError("image_truncated", f"{where} cannot be decoded ({type(error).__name__})") from None

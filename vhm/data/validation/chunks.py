@@ -167,6 +167,7 @@ def images_schema() -> pa.Schema:
             ("blank", pa.bool_()),
             ("hash", pa.uint64()),
             ("thumbnail", pa.binary(32 * 32)),
+            ("bands", pa.int32()),
         ]
     )
 

@@ -19,13 +19,14 @@ from vhm.data.images.stores import open_store
 from vhm.data.validation.findings import Leak
 from vhm.data.validation.record_checks import split_key, unforeseen
 from vhm.data.validation.similarity import LeakFinder, fingerprint, summarise
-from vhm.errors import ImageError, VhmError
+from vhm.errors import BandError, ImageError, VhmError
 
 
 @dataclass(frozen=True)
 class CheckedImage:
     """One image: `reason` and `detail` if it cannot be used, otherwise all other fields.
 
+    `bands` are those of an image that lacks a requested one.
     `sha256` has 32 bytes; `leak` is the `Leak` as JSON, see `read_leak`; `brightness`, `blank`, `hash` and
     `thumbnail` are those of `ImageSummary`.
     """
@@ -41,6 +42,7 @@ class CheckedImage:
     blank: bool = False
     hash: int = 0
     thumbnail: bytes | None = None
+    bands: int | None = None
 
 
 class ImageChecker:
@@ -65,7 +67,8 @@ class ImageChecker:
         try:
             return self._check(key, content, source)
         except ImageError as error:
-            return CheckedImage(key, error.reason, f"{name}: {error.detail}")
+            bands = error.bands if isinstance(error, BandError) else None
+            return CheckedImage(key, error.reason, f"{name}: {error.detail}", bands=bands)
         except (VhmError, OSError, MemoryError):
             raise
         except Exception as error:  # one image must not end the run, whatever it contains

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import heapq
+import logging
 import os
 import tempfile
 from collections import Counter
@@ -46,6 +47,7 @@ from vhm.data.validation.findings import LEAK_KINDS, Comparison, FindingCount, F
 from vhm.data.validation.record_checks import Kind
 from vhm.data.validation.report import write_report
 from vhm.data.validation.request import ValidationRequest
+from vhm.data.validation.source_checks import check_bands, check_source_names, images_by_source
 from vhm.data.validation.splits import (
     VALIDATION,
     CheckedSplit,
@@ -62,6 +64,8 @@ from vhm.recipe import Expectations
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+log = logging.getLogger(__name__)
 
 _MIN_ROWS_FOR_PROCESS = 200_000  # Great Expectations checks fewer rows in this process
 _ROW_GROUP = 16_384
@@ -146,6 +150,8 @@ def validate(
         thresholds = (expect or Expectations()).model_dump() | {"max_text": request.max_text}
         result = _join(checked, request, max_rejected, load_suite(request.kind, thresholds), out)
         write_report(result, request, out)
+        for warning in result.warnings:
+            log.warning("%s", warning)
         write_json(out / VALIDATION, result.to_dict())
         if split == (0, 1) and not merge:
             remove_work(out)
@@ -198,6 +204,7 @@ def _join(
     sources = summarise_sources(columns, _duplicates_by_source(checked.records, verdicts))
     accepted = len(columns)
     expectations = _run_suite(columns, sources, suite, out / "data_docs") if accepted else None
+    lacking, warnings = _check_sources(checked.records, verdicts, request)
     return Validation(
         kind=request.kind,
         source=", ".join(map(str, request.sources)),
@@ -210,14 +217,14 @@ def _join(
         max_rejected=max_rejected,
         manifest_sha256=sha256_file(out / "manifest.parquet"),
         expectations=expectations,
-        failures=tuple(_failures(accepted, reasons, max_rejected, expectations)),
+        failures=(*lacking, *_failures(accepted, reasons, max_rejected, expectations)),
         findings=findings,
         compared=_comparison(checked.evaluation, request, verdicts),
-        warnings=() if request.kind == "eval" else tuple(_warnings(columns)),
+        warnings=(*warnings, *(() if request.kind == "eval" else _box_warnings(columns))),
     )
 
 
-def _warnings(columns: pa.Table) -> Iterator[str]:
+def _box_warnings(columns: pa.Table) -> Iterator[str]:
     """One sentence for each source whose boxes are all so small that they are probably not normalised to [0, 1000)."""
     with_boxes = columns.filter(columns["largest_coordinate"].is_valid())
     grouped = with_boxes.group_by("source").aggregate([("boxes", "sum"), ("largest_coordinate", "max")])
@@ -228,6 +235,16 @@ def _warnings(columns: pa.Table) -> Iterator[str]:
                 f"the boxes of source {row['source']!r} look as if they were from 0 to 100: the largest coordinate of "
                 f"{boxes} boxes is {largest:g}; read as normalised to [0, 1000); `vhm data import` converts them"
             )
+
+
+def _check_sources(records: list[Path], verdicts: Verdicts, request: ValidationRequest) -> tuple[list[str], list[str]]:
+    """Failures and warnings about the image options of whole sources."""
+    options, bands = request.image_options, verdicts.missing_bands
+    names = check_source_names(records, options)
+    if not bands.any():
+        return [], names
+    failures, warnings = check_bands(images_by_source(records, verdicts.images_of_records), bands, options)
+    return failures, [*warnings, *names]
 
 
 def _comparison(

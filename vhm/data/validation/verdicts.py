@@ -99,6 +99,16 @@ class Verdicts:
             shown_id = None if row["id_hash"] is None else printable(row["id"])
             yield RejectedRow(int(self._index[first + offset]), shown_id, reason, printable(detail))
 
+    @property
+    def images_of_records(self) -> NDArray[np.int32]:
+        """[N]: the number of each record's image, -1 without one."""
+        return self._image
+
+    @property
+    def missing_bands(self) -> NDArray[np.int32]:
+        """[images]: the number of bands of an image that lacks a requested one, 0 of any other."""
+        return self._images.bands
+
     def duplicates_of(self, chunk: int) -> NDArray[np.bool_]:
         """Which records of a chunk are rejected as duplicates of others."""
         verdict = self._verdict[self._starts[chunk] : self._starts[chunk + 1]]
@@ -272,6 +282,10 @@ class Images:
         numbers = np.flatnonzero(self._is_valid("leak")[self._rows])
         column = self._column("leak")
         return {int(number): read_leak(column[int(self._rows[number])].as_py()) for number in numbers}
+
+    @cached_property
+    def bands(self) -> NDArray[np.int32]:
+        return self._values("bands").astype(np.int32)
 
     @cached_property
     def _sides(self) -> dict[str, NDArray[np.int32]]:
