@@ -10,7 +10,7 @@ import pytest
 
 from vhm.errors import CheckpointError, InputError
 from vhm.evaluate import evaluate
-from vhm.evaluate.predict import merge_predictions, predict
+from vhm.evaluate.predict import merge_predictions, predict, questions
 from vhm.evaluate.run import score_run
 from vhm.evaluate.tasks import find_task, tasks_in
 from vhm.io import read_jsonl
@@ -73,6 +73,12 @@ def test_a_blind_task_that_is_misspelt_is_named(cut: Path, cut_recipe: Path, tmp
     recipe = load_recipe(cut_recipe, ["evaluation.blind=[presense]"])
     with pytest.raises(InputError, match="'presense' is unknown; did you mean presence"):
         evaluate(cut / "base", cut / "eval", tmp_path, recipe, ["presence"])
+
+
+def test_a_question_carries_the_source_whose_image_options_apply(cut: Path) -> None:
+    task = find_task("presence")
+    records = json.loads((cut / "eval" / task.file).read_text())
+    assert [question.source for question in questions(task, cut / "eval")] == [r["image_path"] for r in records]
 
 
 def test_splits_merge_into_what_one_run_writes(run: Path, cut: Path, recipe, tmp_path: Path) -> None:

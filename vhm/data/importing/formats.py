@@ -15,6 +15,7 @@ from pathlib import Path
 from vhm.data.importing import coco, conversations, geochat, rsvqa, tables, vrsbench
 from vhm.data.importing.readers import Container, container_of, first_rows, head_text, top_level
 from vhm.data.importing.rows import Format, Row
+from vhm.data.shards.table import IMAGES
 from vhm.errors import InputError, RecordError
 from vhm.io import JsonObject, read_json_object
 
@@ -36,7 +37,6 @@ FORMATS: tuple[Format, ...] = (
 CONTAINERS = ("json", "jsonl", "csv", "tsv", "parquet", "arrow", "webdataset")
 Rows = Iterator[Row | tuple[str, RecordError]]
 
-_IMAGES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"))
 _DATA = re.compile(r"\.(?:jsonl?|ndjson|csv|tsv|parquet|arrow|tar|tgz|gz)$", re.IGNORECASE)
 _NOT_DATA = frozenset(("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "lineage.json"))
 _SPLIT = re.compile(r"(?:^|[/_.-])(train|test|validation|valid|val|dev)(?=[/_.-])")
@@ -234,7 +234,7 @@ def _image_folder(folder: Path) -> Source | None:
     def rows() -> Rows:
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder)
-            if path.suffix.lower() in _IMAGES and len(name.parts) > 1 and path.is_file():
+            if path.suffix.lower() in IMAGES and len(name.parts) > 1 and path.is_file():
                 yield Row(name.as_posix(), {"file_name": name.as_posix(), "label": name.parts[-2].replace("_", " ")})
 
     if next(itertools.islice(rows(), 1), None) is None:
