@@ -9,7 +9,7 @@ import pytest
 from vhm.data.index import open_index
 from vhm.errors import TrainError
 from vhm.recipe import load_recipe
-from vhm.train.prepare import check_mixture_weights
+from vhm.train.prepare import check_mixture_weights, settings_hash
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,19 @@ def test_mixture_weights_that_do_not_fit_the_lists_are_refused(weights: str, mes
     stage = load_recipe("tiny", [f"stages.sft.mixture_weights={weights}"]).stage("sft")
     with pytest.raises(TrainError, match=message):
         check_mixture_weights(stage, index)
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("stages.pretrain.learning_rate=0.1", True),
+        ("data.sources.s2={licence: mit}", True),
+        ("stages.sft.epochs=1.5", False),
+        ("data.stretch=[1, 99]", False),
+        ("data.sources.s2={bands: [4, 3, 2]}", False),
+        ("data.scaled_decode=true", False),
+    ],
+)
+def test_a_run_resumes_only_with_the_settings_that_its_steps_depend_on(override: str, same: bool) -> None:
+    before, after = load_recipe("tiny"), load_recipe("tiny", [override])
+    assert (settings_hash(before, "sft") == settings_hash(after, "sft")) is same

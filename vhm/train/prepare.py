@@ -190,14 +190,14 @@ def _shared_resume_key(training: TrainingRun, rank: Rank) -> ResumeKey:
 
 def _resume_key(training: TrainingRun, world_size: int) -> ResumeKey:
     return ResumeKey(
-        recipe_hash=_recipe_hash(training.recipe, training.stage),
+        recipe_hash=settings_hash(training.recipe, training.stage),
         model_hash=content_hash(training.model),
         data_hash=_data_hash(training.manifests),
         world_size=world_size,
     )
 
 
-def _recipe_hash(recipe: Recipe, stage: str) -> str:
+def settings_hash(recipe: Recipe, stage: str) -> str:
     """A hash of the settings that a step depends on: the stage's, and how images become pixels."""
     pixels = (SourceOptions.from_recipe(recipe.data), recipe.data.scaled_decode, recipe.data.max_pixels)
     return hashlib.sha256(f"{recipe.hash(f'stages.{stage}')} {pixels!r}".encode()).hexdigest()
