@@ -189,7 +189,7 @@ def test_findings_are_side_by_side_with_kind_and_score(dataset: Dataset) -> None
         *("leak · re-encoded · 1 record", "training: alpha/leak.jpg", "evaluation: images/test.jpg"),
         *("near-duplicate · 1 record", "training: beta/again.jpg", "record 3: beta/3.jpg"),
         *("blank · 1 record", "training: beta/blank.png", "matched area 100%"),
-        *("7 images with 1 evaluation images", "2 to look at"),
+        *("7 images with 1 evaluation images", "2 suspicious", "evaluation lists: task.json"),
     ):
         assert part in text, part
     for kind in ("re-encoded", "near-duplicate", "blank"):
@@ -219,11 +219,14 @@ def test_skipped_images_are_said_to_be_skipped(tmp_path: Path) -> None:
     assert not parsed.all("img")
 
 
-def test_a_passed_list_without_records_of_some_kind(tmp_path: Path) -> None:
-    (tmp_path / "list.json").write_text(json.dumps([[1], [2]]))
-    result = validate(ValidationRequest([tmp_path / "list.json"], tmp_path), tmp_path / "out")
-    assert result.failures == ("no record of 2 was accepted",)
-    assert "no record of 2 was accepted" in (tmp_path / "out" / "report.html").read_text()
+@pytest.mark.parametrize("records", [[], [[1], [2]]], ids=["empty", "all rejected"])
+def test_a_list_of_which_nothing_is_accepted(records: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text(json.dumps(records))
+    validate(ValidationRequest([tmp_path / "list.json"], tmp_path), tmp_path / "out")
+    text = Parsed((tmp_path / "out" / "report.html").read_text()).text
+    assert f"no record of {len(records)} was accepted" in text
+    assert "no evaluation lists were given (--against), so leaks are not found" in text
+    assert "data_docs" not in text
 
 
 def test_the_page_is_small_however_many_records_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

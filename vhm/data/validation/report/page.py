@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 _MAX_SOURCES = 50
 _MAX_SOURCE_REASONS = 3
+_MAX_NAMES = 40  # of evaluation lists
 _MAX_CSV = 400_000  # bytes before base64
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to a spreadsheet (OWASP)
 
@@ -171,15 +172,18 @@ def _compared(result: Validation, request: ValidationRequest) -> Iterator[str]:
     compared = result.compared
     if compared is None:
         if request.kind != "eval":
-            yield "with no evaluation images (--against): leaks are not found"
+            reason = "images were not checked" if request.skip_images else "no evaluation lists were given (--against)"
+            yield f"with nothing: {reason}, so leaks are not found"
         return
     readable = compared.evaluation_images - compared.unreadable
     yield f"{number(compared.training_images)} images with {number(readable)} evaluation images"
     if compared.unreadable:
         yield f"{number(compared.unreadable)} further evaluation images cannot be read, and were not compared"
         yield from (shown(example, 300) for example in compared.examples)
-    yield from (f"evaluation list: {shown(one, 300)}" for one in compared.lists)
-    yield from (f"evaluation images: {shown(one, 300)}" for one in compared.stores)
+    names = [Path(one).name for one in compared.lists]
+    more = f" and {number(len(names) - _MAX_NAMES)} more" if len(names) > _MAX_NAMES else ""
+    yield f"evaluation lists: {shown(', '.join(names[:_MAX_NAMES]), 3000)}{more}"
+    yield from (f"evaluation images in {shown(one, 300)}" for one in compared.stores)
 
 
 def _reason_rows(result: Validation, groups: Sequence[Group]) -> Iterator[ReasonRow]:
