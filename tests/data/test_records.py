@@ -62,6 +62,15 @@ def test_media_of_a_turn_are_refused() -> None:
     assert check_turns(GOOD | {"conversations": [TURNS[0] | {"lang": "en"}, TURNS[1]]})
 
 
+def test_turns_that_are_not_to_be_trained_on_are_refused() -> None:
+    for mask in ({"loss": False}, {"weight": 0}, {"loss": 0.0}):
+        with pytest.raises(RecordError) as raised:
+            check_turns(GOOD | {"conversations": [TURNS[0], TURNS[1] | mask]})
+        assert raised.value.reason == "masked_turn"
+    for mask in ({"loss": True}, {"weight": 1}, {"loss": None}):
+        assert check_turns(GOOD | {"conversations": [TURNS[0], TURNS[1] | mask]})
+
+
 def test_tools_are_refused() -> None:
     with pytest.raises(RecordError, match="the record has 'tools'"):
         check_turns(GOOD | {"tools": [{"name": "zoom"}]})

@@ -39,6 +39,7 @@ REASONS: dict[str, str] = {
     "wrong_type": "a field has the wrong type",
     "no_human_turn": "no turn comes from the human",
     "alternation": "human and gpt turns do not alternate",
+    "masked_turn": "a turn is to be excluded from training, which is not possible",
     "unknown_media": "the record has a video, audio or further images, or text contains a marker for them",
     "tool_call": "the record has tools, or turns that call them",
     "system_message": "a system message where none can be used, or two of them",
@@ -148,6 +149,10 @@ def check_turns(record: object) -> list[tuple[str, str]]:
                 continue
             raise _turn_error(turn, number)
         if len(turn) > 2 and not turn.keys() <= _TURN_KEYS:
+            if is_masked(turn):
+                raise RecordError(
+                    "masked_turn", f"turn {number} has 'loss' or 'weight' of zero: it would be trained on"
+                )
             _check_keys(turn, f"turn {number}")
         turns.append((speaker, text))
     if turns and turns[0][0] == "gpt":
@@ -160,6 +165,11 @@ def check_turns(record: object) -> list[tuple[str, str]]:
     if len(turns) % 2:
         raise RecordError("alternation", "the last question has no answer")
     return turns
+
+
+def is_masked(turn: Mapping[str, object]) -> bool:
+    """Whether a turn is to be excluded from the loss, as ms-swift ('loss') and axolotl ('weight') write it."""
+    return any(key in turn and turn[key] in (0, "0", "false") for key in ("loss", "weight", "loss_weight"))
 
 
 def system_message(record: Mapping[str, object]) -> str | None:

@@ -12,6 +12,7 @@ import pytest
 from tests.support.foreign import MAKERS, llava, messages, turns
 from vhm.data.importing import recognise
 from vhm.data.importing.formats import open_source
+from vhm.data.importing.run import import_data
 from vhm.data.validation.request import open_lists
 from vhm.errors import InputError
 
@@ -125,3 +126,33 @@ def test_splits_of_a_folder_are_not_mixed(tmp_path: Path) -> None:
         open_source(tmp_path)
     [row] = open_source(tmp_path, split="test").rows()
     assert "test-00000" in str(row)
+
+
+def test_lines_longer_than_the_head_are_recognised(tmp_path: Path) -> None:
+    (tmp_path / "long.jsonl").write_bytes(_jsonl([{"messages": messages("Q" * 2**21, "A")}] * 2))
+    assert open_source(tmp_path / "long.jsonl").container == "JSON lines"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"PAR1 and nothing else",
+        b"ARROW1\0\0",
+        b"\x1f\x8b torn",
+        b'{"images": [{"file_name": "a.png"}, ',
+        b'{"images": 7, "annotations": [{"image_id": {}}], "categories": [{}]}',
+        b'[{"conversations": [[]]}, {"messages": {}}, {"ground_truth": [[]], "image_id": [], "question": 3}]',
+        b"image,caption\n" + b'"' + b"x" * 300 + b"\0\n",
+        b"[" * 100_000,
+        b'{"a": ' * 100_000,
+        bytes(range(256)) * 20,
+        b"\xff\xff\xff\xff\x10\0\0\0",
+    ],
+    ids=range(11),
+)
+def test_damaged_files_end_in_one_clear_error(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    recognise(tmp_path / "file")
+    with pytest.raises(InputError):
+        import_data(tmp_path / "file", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

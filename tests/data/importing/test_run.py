@@ -50,7 +50,7 @@ GOOD = {"messages": messages("<image>What?", "A river."), "images": ["a.png"]}
         ({"messages": messages("<image>What?")}, "alternation"),
         ({"messages": messages("<image>What?", " ")}, "empty_answer"),
         ({"messages": [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}]}, "unknown_media"),
-        ({"messages": [*messages("<image>Q"), {"role": "assistant", "content": "A", "loss": False}]}, "no_target"),
+        ({"messages": [*messages("<image>Q"), {"role": "assistant", "content": "A", "loss": False}]}, "masked_turn"),
         ({"messages": "text"}, "wrong_type"),
         ({"rejected_response": "No."}, "wrong_type"),
         ({"images": ["https://example.org/a.png"]}, "bad_path"),

@@ -40,14 +40,13 @@ def _is_document(heads: dict[str, object]) -> bool:
 def _read(path: Path, _images: Path | None) -> Iterator[Row]:
     """One row per image: its own fields, and its annotations with their categories' names."""
     content = read_json_object(path)
-    names = {entry["id"]: str(entry["name"]) for entry in _objects(path, content, "categories")}
-    annotations: dict[object, list[JsonObject]] = defaultdict(list)
+    names = {str(entry.get("id")): entry.get("name") for entry in _objects(path, content, "categories")}
+    annotations: dict[str, list[JsonObject]] = defaultdict(list)
     for annotation in _objects(path, content, "annotations"):
-        annotations[annotation.get("image_id")].append(
-            annotation | {"category": names.get(annotation.get("category_id"))}
-        )
+        category = names.get(str(annotation.get("category_id")))
+        annotations[str(annotation.get("image_id"))].append(annotation | {"category": category})
     for image in _objects(path, content, "images"):
-        found = annotations.pop(image.get("id"), [])
+        found = annotations.pop(str(image.get("id")), [])
         yield Row(f"{path.name}: image {image.get('id', image.get('filename'))}", image | {"annotations": found})
     for image_id, orphans in annotations.items():
         yield Row(f"{path.name}: image {image_id}", {"annotations": orphans})

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from vhm.data.importing.rows import Convention, Format, Image, Sample, Shape, Speaker
 from vhm.data.importing.values import as_image, id_of, image_of, parsed, size_of
-from vhm.data.records import IMAGE_MARKER
+from vhm.data.records import IMAGE_MARKER, is_masked
 from vhm.errors import RecordError
 from vhm.io import JsonObject
 
@@ -103,10 +103,8 @@ def _conversation(fields: JsonObject) -> Iterator[Sample]:
         speaker, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
         if turn.get("tool_calls") or turn.get("function_call"):
             raise RecordError("tool_call", "a turn calls a tool")
-        if turn.get("loss") is False or turn.get("weight") == 0:
-            raise RecordError(
-                "no_target", "a turn is excluded from training ('loss' or 'weight'), which is not supported"
-            )
+        if is_masked(turn):
+            raise RecordError("masked_turn", f"a turn from {speaker!r} has 'loss' or 'weight' of zero")
         if speaker == "system" and turns.system is not None and content == turns.system:
             continue
         turns.add(speaker, content)

@@ -28,6 +28,7 @@ from vhm.errors import InputError, RecordError
 from vhm.io import JsonObject
 
 HEAD = 2**20  # bytes (uncompressed) by which a file is recognised
+_LONGEST_LINE = 32 * 2**20
 _WHITESPACE = " \t\r\n\ufeff"
 _IMAGE_SUFFIXES = frozenset("jpg jpeg png tif tiff webp bmp gif jp2 heic avif".split())
 _TEXT_SUFFIXES = frozenset(("txt", "text", "caption"))
@@ -57,7 +58,7 @@ def container_of(path: Path) -> Container | None:
     if start.startswith("["):
         return Container(f"JSON array{ending}", _compressed_array_rows if compressed else _array_rows)
     if start.startswith("{"):
-        return Container(f"JSON lines{ending}", _line_rows) if _is_lines(start) else None
+        return Container(f"JSON lines{ending}", _line_rows) if _is_lines(_first_line(path, start)) else None
     if delimiter := _delimiter(text):
         return Container(f"{'TSV' if delimiter == chr(9) else 'CSV'}{ending}", lambda file: _csv_rows(file, delimiter))
     return None
@@ -126,6 +127,14 @@ def _objects_in(text: str) -> Iterator[JsonObject]:
             return
         if isinstance(value, dict):
             yield value
+
+
+def _first_line(path: Path, start: str) -> str:
+    """The head of a file, or its first line and a newline if that is longer, as lines with images in base64 are."""
+    if "\n" in start or len(start) < HEAD // 4:
+        return start
+    with _opened(path) as file:
+        return file.readline(_LONGEST_LINE).decode("utf-8", errors="ignore").lstrip(_WHITESPACE)
 
 
 def _is_lines(start: str) -> bool:
@@ -207,7 +216,7 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | tuple[str, RecordErr
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images in base64
     with _opened(path) as file:
         reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline=""), delimiter=delimiter)
-        for row in reader:
+        for row in _checked(reader, path):
             where = f"{path.name}: line {reader.line_num}"
             if None in row or None in row.values():
                 yield (
@@ -218,6 +227,13 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | tuple[str, RecordErr
                 )
             else:
                 yield Row(where, {key: value for key, value in row.items() if value != ""})
+
+
+def _checked(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise InputError(f"{path} line {reader.line_num} is not CSV: {error}") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[Row | tuple[str, RecordError]]:

@@ -101,6 +101,7 @@ class RecordChecker:
             raise RecordError("refusal", "the caption is a refusal")
         name, source, size = image_name(record), source_name(record), _stated_size(record.get("size"))
         checks_image = self._images_are_checked and name is not None
+        stored = _with_texts(record, turns, coordinates) if coordinates else record
         record_id = record.get("id")
         content = orjson.dumps([None if checks_image else name, record["conversations"], *([system] if system else ())])
         return CheckedRecord(
@@ -112,9 +113,9 @@ class RecordChecker:
             text_length=sum(len(text) for _, text in turns),
             answer_length=sum(map(len, answers)),
             refusal=refusal,
-            boxes=sum(one.count for one in coordinates.values()),
-            largest_coordinate=max((one.largest for one in coordinates.values()), default=None),
-            record=orjson.dumps(_without_leading_answer(_with_texts(record, turns, coordinates))),
+            boxes=sum(one.count for one in coordinates.values()) if coordinates else 0,
+            largest_coordinate=max(one.largest for one in coordinates.values()) if coordinates else None,
+            record=orjson.dumps(_without_leading_answer(stored)),
             image_key=image_key(name, source if source in self._own_options else "") if checks_image and name else None,
             stated_width=size and size[0],
             stated_height=size and size[1],

@@ -52,6 +52,7 @@ ADVICE: dict[str, str] = {
     "wrong_type": "Change the field that the detail names to the type that it expects.",
     "no_human_turn": "Add the question: the first turn comes from 'human', the next from 'gpt'.",
     "alternation": "Order the turns as question, answer, question, answer; end with an answer.",
+    "masked_turn": "Drop the record, or drop 'loss' and 'weight' where the turn may be trained on.",
     "unknown_media": "Keep one image per record, named by 'image'. Video, audio and several images are not supported.",
     "tool_call": "Remove the records that call tools, or rewrite them as plain questions and answers.",
     "system_message": "Keep one system message per record, in 'system', and only in instruction lists.",
