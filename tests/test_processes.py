@@ -1,13 +1,16 @@
-"""Worker processes end with the process that started them."""
+"""Worker processes end with the process that started them; compiled modules are kept."""
 
 from __future__ import annotations
 
 import os
+import py_compile
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
 
 
 def test_workers_do_not_outlive_a_killed_process() -> None:
@@ -44,3 +47,24 @@ def _is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except FileNotFoundError:
         return os.path.exists(f"/proc/{pid}")
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["without-bytecode", "with-bytecode"])
+def test_bytecode_is_cached_where_the_installation_has_none(tmp_path: Path, compiled: bool) -> None:
+    """With an installation of two modules, numpy among them, for a process that is told to write no bytecode."""
+    site, cache = tmp_path / "site", tmp_path / "cache"
+    for name in ("numpy", "other"):
+        (site / name).mkdir(parents=True)
+        (site / name / "__init__.py").touch()
+    if compiled:
+        py_compile.compile(str(site / "numpy" / "__init__.py"))
+    program = (
+        "import pathlib, subprocess, sys, vhm.processes as p; p.cache_bytecode(pathlib.Path(sys.argv[1]));"
+        "import other; subprocess.run([sys.executable, '-c', 'import numpy'], check=True)"
+    )
+    path = os.pathsep.join([str(site), str(Path(__file__).parents[1])])
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTHONPYCACHEPREFIX", None)
+    subprocess.run([sys.executable, "-c", program, str(cache)], env=environment, check=True)
+    cached = {path.parent.name for path in cache.rglob("*.pyc") if str(site) in f"/{path.relative_to(cache)}"}
+    assert cached == (set() if compiled else {"numpy", "other"})

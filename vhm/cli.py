@@ -16,6 +16,8 @@ import typer
 
 from vhm.commands import data, evaluate, model, pipeline, serve
 from vhm.errors import VhmError
+from vhm.io import cache_directory
+from vhm.processes import cache_bytecode
 
 app = typer.Typer(
     name="vhm",
@@ -68,6 +70,7 @@ def main() -> None:
 
 
 def _set_up(debug: bool) -> None:
+    cache_bytecode(cache_directory() / "bytecode")
     # Of other libraries only errors are shown: their warnings are rarely the user's concern.
     logging.basicConfig(level=logging.INFO if debug else logging.ERROR, format="%(message)s", stream=sys.stderr)
     logging.getLogger("vhm").setLevel(logging.DEBUG if debug else logging.INFO)

@@ -35,12 +35,11 @@ from vhm.data.index import IndexWriter
 from vhm.data.validation.chunks import read_rejected, read_table, records_schema, write_table
 from vhm.data.validation.evaluation_images import EvaluationImages, store_locations
 from vhm.data.validation.expectations import (
+    ListSummary,
     SourceSummary,
-    Suite,
+    SuiteProcess,
+    SuiteRequest,
     SuiteResult,
-    load_suite,
-    run_suite,
-    run_suite_on_file,
     summarise_sources,
 )
 from vhm.data.validation.findings import LEAK_KINDS, Comparison, FindingCount, FindingKind, LeakLine, SuspicionLine
@@ -59,7 +58,6 @@ from vhm.data.validation.splits import (
 from vhm.data.validation.verdicts import Verdicts, decide
 from vhm.errors import CheckFailed, InputError, StorageError
 from vhm.io import JsonObject, sha256_file, write_json
-from vhm.processes import workers
 from vhm.recipe import Expectations
 
 if TYPE_CHECKING:
@@ -67,7 +65,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MIN_ROWS_FOR_PROCESS = 200_000  # Great Expectations checks fewer rows in this process
 _ROW_GROUP = 16_384
 _MIN_BOXES = 20  # of a source: that so many are all in one hundredth of the image's area by chance is unlikely
 _EXAMPLES = 10  # unreadable evaluation images in validation.json
@@ -76,11 +73,11 @@ _OUTPUTS = ("leaks.jsonl", "suspicious.jsonl")  # written only where there is so
 
 @dataclass(frozen=True)
 class Validation:
-    """The result of a validation; `passed` is False if too many records were rejected or an expectation failed.
+    """The result of a validation; `passed` is False if an expectation is not met: `failures` has a sentence for each.
 
     `reasons` counts rejected records by reason, `findings` records by kind of finding, the most frequent first.
-    `expectations` is None if no record was accepted, `compared` if no image was compared with evaluation images.
-    `warnings` say what is probably wrong, but does not fail.
+    `compared` is None if no image was compared with evaluation images. `warnings` say what is probably wrong, but does
+    not fail.
     """
 
     kind: Kind
@@ -93,7 +90,7 @@ class Validation:
     refusal_share: float
     max_rejected: float
     manifest_sha256: str
-    expectations: SuiteResult | None
+    expectations: SuiteResult
     failures: tuple[str, ...]
     findings: Mapping[FindingKind, FindingCount] = field(default_factory=dict)
     compared: Comparison | None = None
@@ -101,7 +98,7 @@ class Validation:
 
     @property
     def passed(self) -> bool:
-        return not self.failures
+        return self.expectations.success
 
     @property
     def summary(self) -> str:
@@ -122,7 +119,6 @@ class Validation:
         """The content of validation.json."""
         content = asdict(self)
         content["sources"] = {row.pop("source"): row for row in content["sources"]}
-        content["expectations"] = content["expectations"] or {}
         return content | {"passed": self.passed}
 
 
@@ -145,10 +141,11 @@ def validate(
     folder; StorageError when a store or disk fails: the same call then resumes.
     """
     check_own_folder(out)
-    with _resumable(out):
+    thresholds = (expect or Expectations()).model_dump() | {"max_text": request.max_text, "max_rejected": max_rejected}
+    assert request.lists  # a file that is not a list is refused before a process is started
+    with _resumable(out), SuiteProcess() as process:
         checked = read_splits(merge, request) if merge else check_split(request, out, split, restart)
-        thresholds = (expect or Expectations()).model_dump() | {"max_text": request.max_text}
-        result = _join(checked, request, max_rejected, load_suite(request.kind, thresholds), out)
+        result = _join(checked, request, thresholds, process, out)
         write_report(result, request, out)
         for warning in result.warnings:
             log.warning("%s", warning)
@@ -190,7 +187,7 @@ def _resumable(out: Path) -> Iterator[None]:
 
 
 def _join(
-    checked: CheckedSplit, request: ValidationRequest, max_rejected: float, suite: Suite, out: Path
+    checked: CheckedSplit, request: ValidationRequest, thresholds: Mapping[str, float], process: SuiteProcess, out: Path
 ) -> Validation:
     """Decide on all records, write manifest and rejected records in the lists' order, assess the complete list."""
     out.mkdir(parents=True, exist_ok=True)
@@ -198,29 +195,40 @@ def _join(
     (out / VALIDATION).unlink(missing_ok=True)  # until it is written again, the other files may be of two validations
     for name in _OUTPUTS:
         (out / name).unlink(missing_ok=True)
-    columns = _write_manifest(checked.records, verdicts, out / "manifest.parquet")
     reasons = _write_rejected(checked.records, verdicts, out / "rejected.jsonl")
-    findings = {} if request.skip_images else _write_findings(verdicts, request, out)
+    columns = _assessed_columns(checked.records, verdicts)
     sources = summarise_sources(columns, _duplicates_by_source(checked.records, verdicts))
-    accepted = len(columns)
-    expectations = _run_suite(columns, sources, suite, out / "data_docs") if accepted else None
+    accepted, rejected = len(columns), reasons.total()
     lacking, warnings = _check_sources(checked.records, verdicts, request)
+    share = rejected / max(accepted + rejected, 1)
+    summary = ListSummary(accepted + rejected, accepted, share, reasons["image_changed"], len(lacking))
+    with tempfile.TemporaryDirectory(prefix="vhm-rows-") as folder:
+        rows, docs = Path(folder) / "rows.arrow", out / "data_docs"
+        write_table(rows, columns)
+        process.submit(SuiteRequest(request.kind, thresholds, str(rows), summary, sources, str(docs.absolute())))
+        refusals = float(columns["refusal"].to_numpy().mean()) if accepted else 0.0
+        warnings += [] if request.kind == "eval" else _box_warnings(columns)
+        del columns
+        _write_manifest(checked.records, verdicts, out / "manifest.parquet")  # while the suite runs
+        findings = {} if request.skip_images else _write_findings(verdicts, request, out)
+        manifest_sha256 = sha256_file(out / "manifest.parquet")
+        expectations = process.result()
     return Validation(
         kind=request.kind,
         source=", ".join(map(str, request.sources)),
-        total=accepted + reasons.total(),
+        total=accepted + rejected,
         accepted=accepted,
-        rejected=reasons.total(),
+        rejected=rejected,
         reasons=dict(reasons.most_common()),
-        sources=tuple(SourceSummary(**row) for row in sources.to_pylist()),
-        refusal_share=float(columns["refusal"].to_numpy().mean()) if accepted else 0.0,
-        max_rejected=max_rejected,
-        manifest_sha256=sha256_file(out / "manifest.parquet"),
+        sources=sources,
+        refusal_share=refusals,
+        max_rejected=thresholds["max_rejected"],
+        manifest_sha256=manifest_sha256,
         expectations=expectations,
-        failures=(*lacking, *_failures(accepted, reasons, max_rejected, expectations)),
+        failures=tuple(_failures(summary, reasons, lacking, expectations)),
         findings=findings,
         compared=_comparison(checked.evaluation, request, verdicts),
-        warnings=(*warnings, *(() if request.kind == "eval" else _box_warnings(columns))),
+        warnings=tuple(warnings),
     )
 
 
@@ -262,64 +270,50 @@ def _comparison(
     )
 
 
-def _run_suite(columns: pa.Table, sources: pa.Table, suite: Suite, docs: Path) -> SuiteResult:
-    """Run the suite; for many rows in a separate process, so that its memory is freed afterwards."""
-    if len(columns) <= _MIN_ROWS_FOR_PROCESS:
-        return run_suite(columns, sources, suite, docs)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.arrow"
-        write_table(path, columns)
-        with workers(1) as process:
-            return process.submit(run_suite_on_file, path, sources, suite, docs).result()
-
-
 def _failures(
-    accepted: int, reasons: Counter[str], max_rejected: float, expectations: SuiteResult | None
+    summary: ListSummary, reasons: Counter[str], lacking: list[str], expectations: SuiteResult
 ) -> Iterator[str]:
-    rejected = reasons.total()
-    total = accepted + rejected
-    if changed := reasons["image_changed"]:
-        yield f"{changed} records have images whose bytes are not those in the table of their shards: restore them"
-    if expectations is None:
-        yield f"no record of {total} was accepted"
-        return
-    if rejected / total > max_rejected:
-        frequent = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
-        share = f"{rejected / total:.1%}, at most {max_rejected:.1%} allowed"
-        yield f"{rejected} of {total} records rejected ({share}): {frequent}"
-    for failure in expectations.failed:
-        yield f"expectation failed: {failure}"
+    """One sentence per expectation that is not met; those of the complete list come first."""
+    for result in expectations.results:
+        column = result.arguments.get("column")
+        if result.success:
+            continue
+        if column == "changed_images":
+            changed = summary.changed_images
+            yield f"{changed} records have images whose bytes are not those in the table of their shards: restore them"
+        elif column == "sources_without_bands":
+            yield from lacking
+        elif column == "rejected_share":
+            frequent = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
+            share = f"{summary.rejected_share:.1%}, at most {result.arguments['max_value']:.1%} allowed"
+            yield f"{reasons.total()} of {summary.records} records rejected ({share}): {frequent}"
+        elif column is None:
+            yield f"no record of {summary.records} was accepted"
+        else:
+            yield f"expectation failed: {result.failure}"
 
 
 # --- files ---------------------------------------------------------------------------------------
 
 
-def _write_manifest(chunks: list[Path], verdicts: Verdicts, path: Path) -> pa.Table:
-    """Write the manifest and its memory-mapped index; neither depends on where chunks begin.
-
-    Returns the columns that the complete list is assessed by.
-    """
-    import pyarrow as pa
+def _write_manifest(chunks: list[Path], verdicts: Verdicts, path: Path) -> None:
+    """Write the manifest and its memory-mapped index; neither depends on where chunks begin."""
     import pyarrow.parquet as parquet
 
-    assessed = _assessed_schema()
-    columns = [assessed.empty_table()]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with (
             parquet.ParquetWriter(temporary, manifest_schema(), compression="zstd") as manifest,
             IndexWriter.of_manifest(path) as index,
         ):
-            for rows in _row_groups(_accepted(chunks, verdicts)):
+            for rows in _row_groups(_accepted(chunks, verdicts, manifest_schema().names)):
                 manifest.write_table(rows)
                 index.write(rows)
-                columns.append(rows.select(assessed.names).cast(assessed))
             index.mark(manifest)
             manifest.close()
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return pa.concat_tables(columns).unify_dictionaries()
 
 
 def manifest_schema() -> pa.Schema:
@@ -339,17 +333,17 @@ def manifest_schema() -> pa.Schema:
     return pa.schema(columns)
 
 
-def _accepted(chunks: list[Path], verdicts: Verdicts) -> Iterator[pa.Table]:
-    """The rows of the manifest, chunk by chunk."""
+def _accepted(chunks: list[Path], verdicts: Verdicts, columns: list[str]) -> Iterator[pa.Table]:
+    """Columns of the manifest, chunk by chunk."""
     import pyarrow as pa
 
     schema = manifest_schema()
     for number, chunk in enumerate(chunks):
-        own = [name for name in schema.names if name in records_schema().names]
+        own = [name for name in columns if name in records_schema().names]
         rows = read_table(chunk, own).filter(pa.array(verdicts.kept(number)))
         for name, column in verdicts.image_columns(number).items():
             rows = rows.append_column(schema.field(name), column)
-        yield rows.select(schema.names)
+        yield rows.select(columns)
 
 
 def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -366,13 +360,25 @@ def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pending.combine_chunks()
 
 
-def _assessed_schema() -> pa.Schema:
+def _assessed_columns(chunks: list[Path], verdicts: Verdicts) -> pa.Table:
     """The columns that the complete list is assessed by; sources are dictionary-encoded to save memory."""
     import pyarrow as pa
 
-    numbers = ["width", "height", "turns", "text_length", "answer_length", "refusal", "boxes", "largest_coordinate"]
-    source = pa.field("source", pa.dictionary(pa.int32(), pa.string()))
-    return pa.schema([source, *(pa.field(name, manifest_schema().field(name).type) for name in numbers)])
+    names = [
+        "source",
+        "width",
+        "height",
+        "turns",
+        "text_length",
+        "answer_length",
+        "refusal",
+        "boxes",
+        "largest_coordinate",
+    ]
+    schema = pa.schema([manifest_schema().field(name) for name in names])
+    schema = schema.set(0, pa.field("source", pa.dictionary(pa.int32(), pa.string())))
+    tables = [rows.cast(schema) for rows in _accepted(chunks, verdicts, names)]
+    return pa.concat_tables([schema.empty_table(), *tables]).unify_dictionaries()
 
 
 def _write_rejected(chunks: list[Path], verdicts: Verdicts, path: Path) -> Counter[str]:
