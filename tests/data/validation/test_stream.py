@@ -57,6 +57,7 @@ def test_a_byte_order_mark_and_surrounding_whitespace_are_ignored(tmp_path: Path
         (b'[{"a": 1}, {"b', "ends inside its JSON array, after 1 complete records"),
         (b'["never closed]', "ends inside its JSON array"),
         (b"[1] [2]", "has content after its JSON array, at byte 3"),
+        (b" \n" * 5000, "it is empty"),
     ],
 )
 def test_a_file_that_is_not_an_array_is_an_input_error(tmp_path: Path, content: bytes, message: str) -> None:
@@ -65,6 +66,17 @@ def test_a_file_that_is_not_an_array_is_an_input_error(tmp_path: Path, content: 
         open_list(tmp_path / "list.json")
     with pytest.raises(InputError, match="does not exist"):
         open_list(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("content", [b'[{"a": 1}, {"b', b'["never closed', b"[1] 2", b"[1]\n{}  \n"])
+def test_a_long_file_with_a_wrong_end_is_refused_without_reading_it(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "list.json").write_bytes(content)
+    monkeypatch.setattr(stream, "_BLOCK", 4)
+    monkeypatch.setattr(stream, "_separators", None)  # reads the complete file
+    with pytest.raises(InputError, match="ends inside its JSON array, or has content after it"):
+        open_list(tmp_path / "list.json")
 
 
 @pytest.mark.parametrize(
