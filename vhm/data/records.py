@@ -29,6 +29,7 @@ _MEDIA_MARKER = re.compile(
     r"(?i:[ _-]?(?:here|placeholder|token|patch|pad|start|end|features?|\d{1,4}))?>|\[IMG\]"
 )
 _NOT_A_PATH = re.compile(r"[\\\0]|^(?:[a-z]:/|(?:data|file|https?|ftp|s3|gs|blob|javascript):)", re.IGNORECASE)
+_NOT_NORMAL = re.compile(r"(?:^|/)\.?(?:/|$)")  # an empty part of a path, or a "."
 
 REASONS: dict[str, str] = {
     "bad_json": "the record is not JSON, or nested too deeply",
@@ -119,7 +120,8 @@ def image_name(record: Mapping[str, object]) -> str | None:
             raise RecordError("wrong_type", f"image path part {part!r} is not a string")
         if part.startswith("/") or ".." in part.split("/") or "://" in part or _NOT_A_PATH.search(part):
             raise RecordError("bad_path", f"{part!r} is not a plain path below the image store")
-    return posixpath.normpath(posixpath.join(str(folder), str(name)))
+    path = f"{folder}/{name}" if folder else str(name)
+    return posixpath.normpath(path) if _NOT_NORMAL.search(path) else path
 
 
 def source_name(record: Mapping[str, object]) -> str:
@@ -132,7 +134,7 @@ def check_turns(record: object) -> list[tuple[str, str]]:
 
     Raises RecordError if the form is wrong, or if the record has media or tools that a model would not be shown.
     """
-    if not isinstance(record, Mapping):
+    if not isinstance(record, (dict, Mapping)):  # dict first: Mapping alone takes ten times as long
         raise RecordError("not_object", f"expected a record, not a {type(record).__name__}")
     if "conversations" not in record:
         raise RecordError("missing_field", f"'conversations' is absent{_import_hint(record)}")
@@ -143,7 +145,7 @@ def check_turns(record: object) -> list[tuple[str, str]]:
         _check_keys(record, "the record")
     turns = []
     for number, turn in enumerate(conversations):
-        speaker, text = (turn.get("from"), turn.get("value")) if isinstance(turn, Mapping) else (None, None)
+        speaker, text = (turn.get("from"), turn.get("value")) if isinstance(turn, (dict, Mapping)) else (None, None)
         if speaker not in _SPEAKERS or not isinstance(text, str):
             if _is_system(number, turn):
                 continue
@@ -179,7 +181,7 @@ def system_message(record: Mapping[str, object]) -> str | None:
     """
     conversations = record.get("conversations")
     first = conversations[0] if isinstance(conversations, list) and conversations else None
-    leading = isinstance(first, Mapping) and first.get("from") == "system"
+    leading = isinstance(first, (dict, Mapping)) and first.get("from") == "system"
     if not leading and "system" not in record:
         return None
     messages = [record.get("system"), first["value"] if leading and first else None]

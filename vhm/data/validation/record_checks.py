@@ -95,7 +95,8 @@ class RecordChecker:
         self._check_fields(record)
         system = system_message(record)
         coordinates = self._check_text(turns, system, record)
-        answers = [text for speaker, text in turns if speaker == "gpt"]
+        texts = [text for _, text in turns]
+        answers = texts[1::2]  # turns alternate
         refusal = any(map(is_refusal, answers))
         if self._kind == "pretrain" and refusal:
             raise RecordError("refusal", "the caption is a refusal")
@@ -110,7 +111,7 @@ class RecordChecker:
             source=source,
             image=record.get("image"),
             turns=len(turns),
-            text_length=sum(len(text) for _, text in turns),
+            text_length=sum(map(len, texts)),
             answer_length=sum(map(len, answers)),
             refusal=refusal,
             boxes=sum(one.count for one in coordinates.values()) if coordinates else 0,
@@ -142,7 +143,7 @@ class RecordChecker:
             raise RecordError("turn_count", f"expected one question and one answer, the record has {len(turns)} turns")
         if system is not None and self._kind != "sft":
             raise RecordError("system_message", f"a record of kind {self._kind} has no place for a system message")
-        length = sum(len(text) for _, text in turns) + len(system or "")
+        length = sum([len(text) for _, text in turns]) + len(system or "")
         if length > self._max_text:
             raise RecordError("too_long", f"the text has {length} characters, the limit is {self._max_text}")
         pixels = _longest_side(record.get("size")) if self._kind == "eval" else None
@@ -154,7 +155,7 @@ class RecordChecker:
                 coordinates[number] = found
             if speaker == "human" and lacks_options(text):
                 raise RecordError("no_options", f"turn {number} asks for an option but lists none")
-        markers = sum(text.count(IMAGE_MARKER) for _, text in turns)
+        markers = sum([text.count(IMAGE_MARKER) for _, text in turns])
         images = int(record.get("image") is not None)
         if markers != images and not (self._kind == "eval" and markers == 0):
             raise RecordError("image_count", f"the text has {markers} image markers, the record has {images} images")

@@ -161,11 +161,14 @@ def _escaped(content: NDArray[np.uint8], quotes: NDArray[np.int64], begin: int) 
 
 
 def _count_keys(value: object) -> int:
-    if isinstance(value, dict):
-        return len(value) + sum(_count_keys(v) for v in value.values() if isinstance(v, (dict, list)))
-    if isinstance(value, list):
-        return sum(_count_keys(v) for v in value if isinstance(v, (dict, list)))
-    return 0
+    count, pending = 0, [value]
+    for inner in pending:  # grows
+        if isinstance(inner, dict):
+            count += len(inner)
+            pending.extend(inner.values())
+        elif isinstance(inner, list):
+            pending.extend(inner)
+    return count
 
 
 def _refuse_duplicate_keys(raw: bytes) -> None:
