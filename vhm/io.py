@@ -19,14 +19,17 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from vhm.errors import InputError
+from vhm.errors import InputError, StorageError
 
 # A JSON object as read from a file; code that computes with it parses it into a dataclass first.
 JsonObject: TypeAlias = dict[str, Any]
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write `content` to `path` atomically: a reader sees the old file or the new one."""
+    """Write `content` to `path` atomically: a reader sees the old file or the new one.
+
+    Raises StorageError if the disk is full or fails.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -37,7 +40,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write_text(path: Path, content: str) -> None:

@@ -67,7 +67,7 @@ class ValidationRequest:
                         "max_text": self.max_text,
                         "limits": self.limits,
                         "skip_images": self.skip_images,
-                        "image_options": repr(self.image_options),
+                        "image_options": self.image_options,
                     }
                 )
             ),

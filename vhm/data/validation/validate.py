@@ -56,7 +56,7 @@ from vhm.data.validation.splits import (
     remove_work,
 )
 from vhm.data.validation.verdicts import Verdicts, decide
-from vhm.errors import CheckFailed, InputError, StorageError
+from vhm.errors import CheckFailed, StorageError
 from vhm.io import JsonObject, sha256_file, write_json
 from vhm.recipe import Expectations
 
@@ -164,23 +164,24 @@ def require_passed(result: Validation, out: Path) -> None:
 @contextmanager
 def _resumable(out: Path) -> Iterator[None]:
     """Turn what ends a run from outside into one line that says how to resume."""
-    hint = f"what is finished is kept in {out}: run the same command again to resume"
     try:
         yield
     except StorageError as error:
-        raise StorageError(f"{error}; {hint}") from error
+        raise StorageError(f"{error}; {_hint(str(error), out)}") from error
     except BrokenProcessPool:
-        raise StorageError(f"a process was killed, perhaps for lack of memory; {hint}") from None
+        raise StorageError(f"a process was killed, perhaps for lack of memory; {_hint('', out)}") from None
     except MemoryError:
-        raise StorageError(f"out of memory; {hint}") from None
-    except (OSError, InputError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        if not isinstance(cause, OSError):
-            raise
-        where = f" ({cause.filename})" if cause.filename else ""
-        advice = "free space there, then" if cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "then"
-        what = str(error) if isinstance(error, InputError) else f"{os.strerror(cause.errno or errno.EIO)}{where}"
-        raise StorageError(f"{what}; {hint.replace('run', f'{advice} run', 1)}") from error
+        raise StorageError(f"out of memory; {_hint('', out)}") from None
+    except OSError as error:
+        message = f"{error.filename or out}: {error.strerror or error}"
+        raise StorageError(f"{message}; {_hint(message, out)}") from error
+
+
+def _hint(message: str, out: Path) -> str:
+    """How to resume after an error with this message; it may come from another process, which passes no more on."""
+    is_full = any(os.strerror(code) in message for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    advice = "free space, then " if is_full else ""
+    return f"what is finished is kept in {out}: {advice}run the same command again to resume"
 
 
 # --- the complete list ---------------------------------------------------------------------------
