@@ -86,7 +86,7 @@ def _record(name: str) -> dict[str, object]:
 @pytest.fixture
 def run(proof, bucket: str, tmp_path: Path) -> Run:
     """A list whose images are in S3: good ones, a damaged, a missing one and a leak."""
-    count = proof.size(1100, 6000)
+    count = proof.size(620, 6000)
     folder = tmp_path / "images"
     folder.mkdir()
     names = [f"{number:05d}.jpg" for number in range(count)]
@@ -118,7 +118,7 @@ def test_validation_over_a_failing_network_gives_the_same_bytes(proof, run: Run,
         assert _complete(run, "storm", proxy.url) == calm
     images = len([request for request in proxy.requests if request.endswith(".tar")])
     _survive_an_outage(run, s3_server, calm)
-    kills = _survive_kills(run, s3_server, calm, proof.size(2, 20))
+    kills = _survive_kills(run, s3_server, calm, proof.size(1, 20))
     counts = ", ".join(f"{faults.counts[kind]} {kind}" for kind in ("error", "reset", "truncate", "flip", "stall"))
     proof.record("R10", f"validate: {images} reads through {counts}; 1 outage; {kills} kills: the same bytes each time")
 
