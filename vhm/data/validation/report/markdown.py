@@ -37,9 +37,10 @@ class _Table:
 
 def report_markdown(result: Validation) -> str:
     """The verdict and the tables of counts, reasons, sources and expectations."""
-    lines = [f"# {result.kind}: {'passed' if result.passed else '**failed**'}", "", _cell(result.summary), ""]
-    lines += [f"- {_cell(failure)}" for failure in result.failures]
-    lines += [f"- warning: {_cell(warning)}" for warning in result.warnings]
+    lines = [f"# {result.kind}: {'passed' if result.passed else '**failed**'}", "", _cell(result.summary)]
+    remarks = [*result.failures, *(f"warning: {warning}" for warning in result.warnings)]
+    if remarks:
+        lines += ["", *(f"- {_cell(remark)}" for remark in remarks)]
     for table in _tables(result):
         ruler = ["---"] * len(table.head)
         rows = [table.head, ruler, *([_cell(cell).replace("|", "\\|") for cell in row] for row in table.rows)]
