@@ -119,7 +119,7 @@ class Page:
     expectations: tuple[ExpectationRow, ...]
     download: Download | None
     compared: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
 
 
 def write_report(result: Validation, request: ValidationRequest, out: Path) -> None:
