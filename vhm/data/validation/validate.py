@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ROW_GROUP = 16_384
+_CAUSES = ("sources_without_bands", "changed_images", None, "rejected_share")  # columns; None: the number of rows
 _MIN_BOXES = 20  # of a source: that so many are all in one hundredth of the image's area by chance is unlikely
 _EXAMPLES = 10  # unreadable evaluation images in validation.json
 _OUTPUTS = ("leaks.jsonl", "suspicious.jsonl")  # written only where there is something to compare
@@ -274,8 +275,10 @@ def _comparison(
 def _failures(
     summary: ListSummary, reasons: Counter[str], lacking: list[str], expectations: SuiteResult
 ) -> Iterator[str]:
-    """One sentence per expectation that is not met; those of the complete list come first."""
-    for result in expectations.results:
+    """One sentence per expectation that is not met, the cause before its effects."""
+    unrelated = len(_CAUSES)
+    order: dict[object, int] = {column: number for number, column in enumerate(_CAUSES)}
+    for result in sorted(expectations.results, key=lambda one: order.get(one.arguments.get("column"), unrelated)):
         column = result.arguments.get("column")
         if result.success:
             continue
