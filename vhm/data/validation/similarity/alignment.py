@@ -24,8 +24,9 @@ Polygon = NDArray[np.floating]  # [n, 2]: x and y
 
 MIN_BLOCK_CORRELATION = 0.5  # of the details of a block that shows the same content
 MIN_MATCHED_BLOCKS = 0.6  # fraction of the blocks with texture; a bar or watermark may cover the others
-MIN_CORRELATION = 0.5  # mean of the blocks
+MIN_CORRELATION = 0.62  # mean of the blocks
 MIN_BLOCKS = 6  # with texture: an island in a lake matches many lakes
+MAX_DETAIL = 2.0  # times the median detail of a block: more is limited to it
 MIN_DETAIL = 1.5  # root mean square in grey levels of a block with texture
 MIN_TO_REFINE = 0.03  # fraction of the blocks that match before the alignment
 ALIGNED = 0.9  # the same, of images that need none
@@ -35,7 +36,7 @@ COMPLETE = 0.97  # fraction of an image's area from which it counts as all of it
 MOSTLY = 0.65  # the same for a rotated image, which loses its corners
 
 _BLOCK = 16  # pixels
-_MIN_SHARED = 96  # pixels of a block that both images show
+_MIN_SHARED = 128  # pixels of a block that both images show
 _BLUR = 3.0  # standard deviation in pixels
 _STEPS = 25  # of the alignment
 _PLAIN_ROTATION = 3.0  # degrees: less is an error of the alignment
@@ -152,25 +153,33 @@ def _correlations(details: Details, other: Details, shared: Grey) -> NDArray[np.
     """The correlation of each block that both images show and one shows with texture."""
     height, width = details.shape
     found = np.empty((height // _BLOCK + 1) * (width // _BLOCK + 1))
+    one, two = np.empty(_BLOCK * _BLOCK, np.float32), np.empty(_BLOCK * _BLOCK, np.float32)
     count = 0
     for top in range(0, height, _BLOCK):
         for left in range(0, width, _BLOCK):
-            n, a, b, aa, bb, ab = 0, 0.0, 0.0, 0.0, 0.0, 0.0
+            n = 0
             for y in range(top, min(top + _BLOCK, height)):
                 for x in range(left, min(left + _BLOCK, width)):
                     if shared[y, x]:
-                        one, two = float(details[y, x]), float(other[y, x])
-                        n, a, b = n + 1, a + one, b + two
-                        aa, bb, ab = aa + one * one, bb + two * two, ab + one * two
+                        one[n], two[n] = details[y, x], other[y, x]
+                        n += 1
             if n < _MIN_SHARED:
                 continue
-            variance, other_variance = aa / n - (a / n) ** 2, bb / n - (b / n) ** 2
-            if max(variance, other_variance) < MIN_DETAIL**2:
-                continue
-            product = max(variance, 1e-3) * max(other_variance, 1e-3)
-            found[count] = (ab / n - a / n * (b / n)) / product**0.5
-            count += 1
+            if max(one[:n].std(), two[:n].std()) >= MIN_DETAIL:
+                _clip(one[:n])
+                _clip(two[:n])
+                product = max(one[:n].std(), 0.03) * max(two[:n].std(), 0.03)
+                found[count] = ((one[:n] * two[:n]).mean() - one[:n].mean() * two[:n].mean()) / product
+                count += 1
     return found[:count]
+
+
+@compiled
+def _clip(values: NDArray[np.float32]) -> None:
+    """Limit values to a few times their median: a stripe or an edge of clouds counts no more than the ground."""
+    limit = np.float32(MAX_DETAIL) * np.median(np.abs(values))
+    for index in range(values.size):
+        values[index] = min(max(values[index], -limit), limit)
 
 
 # --- what was found ------------------------------------------------------------------------------

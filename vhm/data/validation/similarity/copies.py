@@ -18,7 +18,7 @@ from vhm.data.validation.similarity.hashes import CELLS, HashIndex, hash_of, low
 Matrix = NDArray[np.float64]
 
 ORIENTATIONS = 16  # 4 rotations, of the image and of its mirror image, then the same of its negative
-_MAX_CANDIDATES = 6  # that are compared
+_MAX_CANDIDATES = 4  # that are compared
 
 
 @dataclass(frozen=True)

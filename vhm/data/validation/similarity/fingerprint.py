@@ -22,7 +22,8 @@ MIN_CONTENT = 0.1  # of an image's width and height: less content is not compare
 MIN_CONSTANT_AREA = 0.004  # fraction of a view: smaller areas of one colour are roofs and shadows
 _CONSTANT_STEP = 1  # grey levels between neighbouring pixels of an area of one colour
 _CONSTANT_SPAN = 6  # grey levels in such an area: JPEG changes it by less, a calm lake varies more
-_MARGIN = 2  # pixels around it, which resampling and JPEG mix with it
+_BLACK, _WHITE = 12, 243  # grey levels beyond which all are the same: JPEG blurs the edges of no-data
+_MARGIN = 3  # pixels around it, which resampling and JPEG mix with it
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def fingerprint(content: bytes, pixels: NDArray[np.uint8] | None = None) -> Fing
 def view(grey: Grey, scale: float = 1.0) -> View:
     """A grey image at `scale` times the common resolution of views, with its mask."""
     grey = resized(grey, scale)
-    return View(grey, _valid(grey, max(int(MIN_CONSTANT_AREA * grey.size), 32)))
+    return View(grey, _valid(np.clip(grey, _BLACK, _WHITE), max(int(MIN_CONSTANT_AREA * grey.size), 32)))
 
 
 def resized(grey: Grey, scale: float) -> Grey:

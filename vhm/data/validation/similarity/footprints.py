@@ -20,6 +20,7 @@ Point = tuple[float, float]
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _EQUAL_AREA = "EPSG:6933"
 _WORLD = 2 * 17_367_530.45  # metres around the Earth in that projection
+_TOLERANCE = 1e-3  # of the side of shared ground, by which its outline may be simpler
 _POINTS_PER_SIDE = 8  # a straight side of an image may be a curve in the other projection
 
 
@@ -108,7 +109,9 @@ class FootprintIndex:
             for position in self._tree.query(polygon, predicate="intersects").tolist():
                 ground = polygon.intersection(self._polygons[position])
                 if ground.area > 0 and isinstance(ground, Polygon):
-                    corners = list(ground.exterior.coords)[:-1]
+                    outline = ground.simplify(_TOLERANCE * ground.area**0.5)
+                    assert isinstance(outline, Polygon)
+                    corners = list(outline.exterior.coords)[:-1]
                     areas = polygon.area, self._polygons[position].area
                     yield Shared(
                         self._numbers[position],
