@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.foreign import MAKERS, image_bytes, messages, webdataset, write_images
+from tests.support.foreign import MAKERS, image_bytes, messages, turns, webdataset, write_images
 from tests.support.lists import validate
 from vhm.data.importing.run import import_data
 from vhm.errors import InputError
@@ -170,16 +170,31 @@ def test_benchmarks_become_evaluation_files_that_validate(tmp_path: Path) -> Non
             "type": "quantity",
         },
     ]
+    rows.append({"image_id": "P1.png", "question": "Describe the image.", "ground_truth": "A ship.", "question_id": 3})
     source = tmp_path / "VRSBench_EVAL.json"
     source.write_text(json.dumps(rows))
     report = import_data(source, tmp_path / "out")
-    assert report.files == {"eval/vrsbench_referring.json": 1, "eval/vrsbench_vqa.json": 1}
+    assert report.files == {f"eval/vrsbench_{task}.json": 1 for task in ("referring", "vqa", "caption")}
     assert {name: entry.count for name, entry in report.reasons.items()} == {"image_missing": 1}
     [record] = json.loads((tmp_path / "out/eval/vrsbench_referring.json").read_text())
     assert (record["image"], record["image_path"], record["size"]) == ("P1.png", "images", [200, 100])
     assert record["conversations"][1]["value"] == "[20, 20, 100, 100]"
     result = validate(tmp_path / "out/eval", tmp_path / "out/eval", tmp_path / "checked", "eval")
-    assert (result.accepted, dict(result.reasons)) == (2, {})
+    assert (result.accepted, dict(result.reasons)) == (3, {})
+
+
+def test_records_of_several_forms_are_each_read_by_their_own(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png")
+    others = [
+        {"image": "a.png", "conversations": turns("<image>\nWhat?", "A river.")},
+        {"image": "a.png", "caption": "A lake."},
+        {"video": "a.mp4", "caption": "A lake."},
+        {"no": "form"},
+    ]
+    report = import_data(write(tmp_path / "mixed.jsonl", GOOD, *others), tmp_path / "out")
+    assert answers(tmp_path / "out/list.json") == ["A river.", "A river.", "A lake."]
+    assert [entry["reason"] for entry in lines(tmp_path / "out" / "dropped.jsonl")] == ["unknown_media", "wrong_type"]
+    assert report.became == {"conversation": 2, "caption": 1}
 
 
 def test_polygons_of_geochats_benchmark_become_boxes_in_pixels(tmp_path: Path) -> None:

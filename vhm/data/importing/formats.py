@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -44,17 +44,27 @@ _SPLIT = re.compile(r"(?:^|[/_.-])(train|test|validation|valid|val|dev)(?=[/_.-]
 
 @dataclass(frozen=True)
 class Source:
-    """A file or a folder to import: `container` says how it holds rows; its paths are relative to the folder `root`."""
+    """A file or a folder to import: `container` says how it holds rows; its paths are relative to the folder `root`.
+
+    `forced` is whether the user gave the format.
+    """
 
     path: Path
     container: str
     format: Format
     rows: Callable[[], Rows]
     root: Path
+    forced: bool = False
 
     @property
     def title(self) -> str:
         return f"{self.format.title}, {self.container}"
+
+    def form_of(self, fields: JsonObject) -> Format:
+        """The form of one record: the source's, or the first that recognises it; a source may be a mixture."""
+        if self.forced or self.format.document is not None or self.format.recognise(fields):
+            return self.format
+        return _form([fields]) or self.format
 
 
 def open_source(path: Path, name: str | None = None, split: str | None = None, images: Path | None = None) -> Source:
@@ -70,7 +80,7 @@ def open_source(path: Path, name: str | None = None, split: str | None = None, i
     source = _folder(path, forced, split, images) if path.is_dir() else _file(path, forced, images)
     if source is None:
         raise InputError(f"{path} is in no format that is known: give --format, one of {', '.join(format_names())}")
-    return source
+    return replace(source, forced=forced is not None)
 
 
 def format_named(name: str) -> Format:

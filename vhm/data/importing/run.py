@@ -161,7 +161,7 @@ def _samples(
         yield RecordError("other_split", f"the record belongs to the split {own}")
         return
     try:
-        yield from source.format.convert(row.fields)
+        yield from source.form_of(row.fields).convert(row.fields)
     except RecordError as error:
         yield error
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vhm.data.importing.rows import Format, Image, Sample, question_and_answer
-from vhm.data.importing.values import IMAGE_KEYS, id_of, image_of, parsed, size_of, text_of
+from vhm.data.importing.values import IMAGE_KEYS, MEDIA_KEYS, id_of, image_of, parsed, size_of, text_of
 from vhm.errors import RecordError
 from vhm.io import JsonObject
 
@@ -92,7 +92,7 @@ def _recognise(fields: JsonObject) -> bool:
     text = not keys.isdisjoint(_CAPTIONS + _CLASSES) or (
         not keys.isdisjoint(_QUESTIONS) and not keys.isdisjoint(_ANSWERS)
     )
-    return text and (not keys.isdisjoint(IMAGE_KEYS) or not keys.isdisjoint(_QUESTIONS))
+    return text and (not keys.isdisjoint(IMAGE_KEYS + MEDIA_KEYS) or not keys.isdisjoint(_QUESTIONS))
 
 
 def _lower(fields: JsonObject) -> JsonObject:

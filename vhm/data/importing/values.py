@@ -27,14 +27,14 @@ IMAGE_KEYS = (
     ),
     *("image_filename", "picture", "photo", "jpg", "png", "image_id", "image_url", "url", "pixel_values"),
 )
-_MEDIA_KEYS = ("video", "videos", "audio", "audios", "video_path", "audio_path")
+MEDIA_KEYS = ("video", "videos", "audio", "audios", "video_path", "audio_path")
 _DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 _IMAGE_BYTES = re.compile(rb"\xff\xd8\xff|\x89PNG\r|RIFF....WEBP|II\*\x00|MM\x00\*|BM|GIF8|....ftyp", re.DOTALL)
 
 
 def image_of(fields: JsonObject, keys: tuple[str, ...] = IMAGE_KEYS) -> Image | None:
     """The row's one image; None without one. Raises RecordError for several images, a video or audio."""
-    for key in _MEDIA_KEYS:
+    for key in MEDIA_KEYS:
         if fields.get(key):
             raise RecordError("unknown_media", f"the record has {key!r}: only images can be shown")
     for key in keys:

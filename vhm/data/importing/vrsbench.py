@@ -10,6 +10,7 @@ Source: the data card of VRSBench (arXiv 2406.12384).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from vhm.data.importing.boxes import has_foreign_boxes
@@ -19,6 +20,7 @@ from vhm.data.importing.values import id_of, image_of, parsed, size_of, text_of
 from vhm.errors import RecordError
 from vhm.io import JsonObject
 
+_CAPTION = re.compile(r"^\W*(?:\[caption\]|describe the image|(?:write|provide|give) .*caption)", re.IGNORECASE)
 _REFERRING_QUESTION = "Where is the object that this sentence describes? {} Answer with its bounding box."
 
 
@@ -35,7 +37,7 @@ def _convert_evaluation(fields: JsonObject) -> Iterator[Sample]:
     task = "vqa"
     if has_foreign_boxes(answer):
         task, question = "referring", _referring(question)
-    elif "caption" in question.lower() or ("describe" in question.lower() and len(answer) > 100):
+    elif _CAPTION.search(question):
         task = "caption"
     yield Sample(
         f"evaluation: {task}",
