@@ -98,10 +98,10 @@ def unique_keys(chunks: Sequence[Path]) -> tuple[pa.StringArray, NDArray[np.int3
     import pyarrow as pa
 
     columns = [read_table(chunk, ["image_key"])["image_key"] for chunk in chunks]
-    encoded = pa.chunked_array([array for column in columns for array in column.chunks], pa.string())
-    encoded = encoded.dictionary_encode().combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):  # without any chunk
+    arrays = [array for column in columns for array in column.chunks]
+    if not arrays:
         return pa.array([], pa.string()), np.empty(0, np.int32)
+    encoded = pa.concat_arrays(arrays).dictionary_encode()
     numbers = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
     return encoded.dictionary, numbers
 

@@ -257,6 +257,7 @@ class Images:
 
     def __init__(self, chunks: list[Path], keys: pa.StringArray) -> None:
         self._chunks = chunks
+        self._table = _memory_mapped(chunks)
         self._rows = _rows_of(keys, self._column("key")) if chunks else np.empty(0, np.int64)
         self._refuse_changed()
         self.unusable = ~self._is_valid("sha256")[self._rows]
@@ -269,7 +270,7 @@ class Images:
             return
         digests = np.concatenate([_bytes(array, 32) for array in self._column("sha256").chunks])
         digests[~self._is_valid("sha256")] = 0
-        changed = np.flatnonzero((digests != digests[_rows_of(checked, checked)]).any(axis=1))
+        changed = np.flatnonzero((digests != digests[_first_rows(checked, checked)]).any(axis=1))
         if len(changed):
             _, name = split_key(checked[int(changed[0])].as_py())
             raise InputError(f"the image {name} changed after one split was checked: check the splits again")
@@ -341,14 +342,13 @@ class Images:
     @contextmanager
     def thumbnails(self, numbers: NDArray[np.int32], folder: Path) -> Iterator[NDArray[np.uint8]]:
         """[n, 32, 32]: the thumbnails of images with these numbers, in a temporary file: they may not fit in memory."""
-        slot = np.full(sum(len(read_table(chunk, ["blank"])) for chunk in self._chunks), -1, np.int64)
+        slot = np.full(len(self._table), -1, np.int64)
         slot[self._rows[numbers]] = np.arange(len(numbers))
         with tempfile.TemporaryFile(dir=folder) as file:
             file.truncate(len(numbers) * _SIDE * _SIDE)
             thumbnails = np.memmap(file, np.uint8, "r+", shape=(len(numbers), _SIDE, _SIDE))
             first = 0
-            for chunk in self._chunks:
-                [array] = read_table(chunk, ["thumbnail"])["thumbnail"].chunks
+            for array in self._column("thumbnail").chunks:
                 slots = slot[first : first + len(array)]
                 thumbnails[slots[slots >= 0]] = _bytes(array, _SIDE * _SIDE)[slots >= 0].reshape(-1, _SIDE, _SIDE)
                 first += len(array)
@@ -365,7 +365,7 @@ class Images:
 
     def _values(self, name: str) -> NDArray[Any]:
         """A column of numbers of all images, 0 where it is null."""
-        arrays = [_filled(array) for chunk in self._chunks for array in read_table(chunk, [name])[name].chunks]
+        arrays = [_filled(array) for array in self._column(name).chunks]
         return np.concatenate(arrays)[self._rows] if arrays else np.empty(0, np.int64)
 
     def _is_valid(self, name: str) -> NDArray[np.bool_]:
@@ -373,15 +373,27 @@ class Images:
         return np.concatenate(arrays) if arrays else np.empty(0, bool)
 
     def _column(self, name: str) -> pa.ChunkedArray:
-        import pyarrow as pa
+        return self._table[name]
 
-        [field] = [field for field in images_schema() if field.name == name]
-        columns = [read_table(chunk, [name])[name] for chunk in self._chunks]
-        return pa.chunked_array([array for column in columns for array in column.chunks], field.type)
+
+def _memory_mapped(chunks: list[Path]) -> pa.Table:
+    """All columns of image chunks; no bytes are read before they are used."""
+    import pyarrow as pa
+
+    names = images_schema().names
+    return pa.concat_tables([images_schema().empty_table(), *(read_table(chunk, names) for chunk in chunks)])
 
 
 def _rows_of(keys: pa.StringArray | pa.ChunkedArray, checked: pa.ChunkedArray) -> NDArray[np.int64]:
     """Where each key was checked first: an image of several splits was checked in each of them."""
+    import pyarrow as pa
+
+    if pa.chunked_array([keys] if isinstance(keys, pa.Array) else keys.chunks).equals(checked):
+        return np.arange(len(keys))  # as without splits
+    return _first_rows(keys, checked)
+
+
+def _first_rows(keys: pa.StringArray | pa.ChunkedArray, checked: pa.ChunkedArray) -> NDArray[np.int64]:
     import pyarrow.compute as pc
 
     return np.asarray(pc.index_in(keys, value_set=checked.combine_chunks())).astype(np.int64)
@@ -413,6 +425,8 @@ def _hashes(chunks: list[Path], name: str) -> tuple[NDArray[np.uint64], NDArray[
 
 def _bytes(array: pa.FixedSizeBinaryArray, size: int) -> NDArray[np.uint8]:
     """[n, size]: the bytes of values, arbitrary where they are null."""
+    if not len(array):  # may have no buffer
+        return np.empty((0, size), np.uint8)
     content = np.frombuffer(array.buffers()[1], np.uint8)
     return content[array.offset * size : (array.offset + len(array)) * size].reshape(-1, size)
 
