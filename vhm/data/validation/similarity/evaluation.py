@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MAX_FEATURES = 12_000_000  # of all evaluation images, 84 bytes each: 1 GB; beyond that each image has fewer
 
+_ENOUGH_FEATURES = 5_000  # of an image and its mirror image: what most have
 _FEATURES = "feature_"  # prefix of the arrays of FeatureArrays in the file
 
 
@@ -128,8 +129,16 @@ def _split(joined: Array) -> list[str]:
 
 def _described(prints: list[Fingerprint]) -> Iterator[tuple[int, Features]]:
     """(owner, features) of each image and of its mirror image, limited so that all fit into memory."""
+    per_image = MAX_FEATURES // max(len(prints), 1)
+    if per_image < _ENOUGH_FEATURES:
+        log.warning(
+            "%d evaluation images are many: each is searched for by %d local features instead of about %d, "
+            "and some that share only half of their area may be missed",
+            len(prints),
+            per_image,
+            _ENOUGH_FEATURES,
+        )
     with ThreadPoolExecutor() as threads:
-        per_image = MAX_FEATURES // max(len(prints), 1)
         for number, described in enumerate(threads.map(_describe_both, [print_.grey for print_ in prints])):
             for mirrored, found in enumerate(described):
                 yield 2 * number + mirrored, _fewer(found, per_image // 2)
