@@ -33,6 +33,11 @@ class Window:
         """Windows of different areas show different ground."""
         return _AREAS.get(self.scene, self.scene)
 
+    def shares_ground(self, other: Window) -> bool:
+        """Whether the windows overlap; windows of the two neighbouring Landsat scenes are not compared."""
+        near = abs(self.top - other.top) < SIDE and abs(self.left - other.left) < SIDE
+        return self.scene == other.scene and near
+
     def moved(self, down: int, right: int) -> Window | None:
         height, width = scenes()[self.scene].shape[:2]
         top, left = self.top + down, self.left + right
@@ -156,6 +161,7 @@ CHANGES: dict[str, tuple[float, Change]] = {
     "watermark": (0.95, of_pixels(watermark)),
     "bar with a scale": (0.95, of_pixels(bar)),
     "negative": (0.95, of_pixels(lambda pixels: 255 - pixels)),
+    "JPEG quality 10": (0.95, of_pixels(lambda pixels: np.asarray(Image.open(io.BytesIO(jpeg(pixels, 10)))))),
     "resized to 40 %": (0.95, of_pixels(lambda pixels: resized(pixels, (102, 102)))),
     "resized to 200 %": (0.95, of_pixels(lambda pixels: resized(pixels, (512, 512)))),
     "stretched to 300×200": (0.95, of_pixels(lambda pixels: resized(pixels, (300, 200)))),
