@@ -134,6 +134,40 @@ def test_a_name_in_the_file_cannot_lead_out_of_the_folder(tmp_path: Path) -> Non
     assert not list(tmp_path.parent.rglob("evil*"))
 
 
+def test_classes_of_a_dataset_become_their_names(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    features = {"label": {"names": ["Annual Crop", "Forest"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    rows = [{"image": {"bytes": image_bytes(n), "path": None}, "label": n} for n in range(2)]
+    table = pa.Table.from_pylist(rows)
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pa.OSFile(str(tmp_path / "b.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    for name in ("a.parquet", "b.arrow"):
+        import_data(tmp_path / name, tmp_path / name[:1])
+        records = json.loads((tmp_path / name[:1] / "list.json").read_text())
+        assert [record["conversations"][1]["value"] for record in records] == ["Annual Crop", "Forest"]
+
+
+def test_text_that_is_not_utf8_is_dropped_and_not_changed(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png")
+    (tmp_path / "a.csv").write_bytes("image,caption\na.png,Fluß\na.png,See\n".encode("latin-1"))
+    report = import_data(tmp_path / "a.csv", tmp_path / "out")
+    assert (report.written, dict(report.reasons)["bad_unicode"].count) == (1, 1)
+    assert "See" in (tmp_path / "out" / "list.json").read_text()
+
+
+def test_images_of_coco_are_found_beside_their_annotations(tmp_path: Path) -> None:
+    write_images(tmp_path, "val2017/1.png")
+    document = {"images": [{"id": 1, "file_name": "1.png"}], "annotations": [{"image_id": 1, "caption": "A river."}]}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "captions_val2017.json").write_text(json.dumps(document))
+    report = import_data(tmp_path / "annotations" / "captions_val2017.json", tmp_path / "out")
+    assert (report.image_root, report.images_missing) == (str(tmp_path / "val2017"), 0)
+
+
 def test_the_boxes_of_a_source_are_converted_by_their_convention(tmp_path: Path) -> None:
     write_images(tmp_path, "a.png")
     box = {"messages": messages("<image>Where?", "[20, 10, 50, 100]"), "images": ["a.png"]}

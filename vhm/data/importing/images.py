@@ -47,9 +47,11 @@ def find_root(folder: Path, names: Iterable[str]) -> Path:
     absolute = [name for name in sample if name.startswith("/")]
     if absolute:
         return Path(os.path.commonpath([posixpath.dirname(name) for name in absolute]))
+    siblings = folder.parent.iterdir() if folder.name == "annotations" else ()  # COCO: train2017, val2017, …
     candidates = [folder / name for name in _FOLDERS] + [
         folder.parent,
         *(folder.parent / name for name in _FOLDERS[1:]),
+        *sorted(sibling for sibling in siblings if sibling.is_dir()),
     ]
     counts = {root: sum((root / name).is_file() for name in sample) for root in candidates}
     best = max(candidates, key=lambda root: counts[root])

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import orjson
 
@@ -26,6 +26,9 @@ from vhm.data.importing.rows import EmbeddedImage, Row
 from vhm.data.validation.stream import open_list, parse_record
 from vhm.errors import InputError, RecordError
 from vhm.io import JsonObject
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 HEAD = 2**20  # bytes (uncompressed) by which a file is recognised
 _LONGEST_LINE = 32 * 2**20
@@ -215,7 +218,9 @@ def _delimiter(text: str) -> str | None:
 def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | tuple[str, RecordError]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images in base64
     with _opened(path) as file:
-        reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline=""), delimiter=delimiter)
+        reader = csv.DictReader(
+            io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline=""), delimiter=delimiter
+        )
         for row in _checked(reader, path):
             where = f"{path.name}: line {reader.line_num}"
             if None in row or None in row.values():
@@ -225,8 +230,18 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | tuple[str, RecordErr
                         "bad_json", f"the line does not have the header's {len(reader.fieldnames or ())} columns"
                     ),
                 )
+            elif not all(_is_unicode(text) for text in row.values()):
+                yield where, RecordError("bad_unicode", "the line is not UTF-8: convert the file with `iconv`")
             else:
                 yield Row(where, {key: value for key, value in row.items() if value != ""})
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _checked(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, str]]:
@@ -242,11 +257,11 @@ def _parquet_rows(path: Path) -> Iterator[Row | tuple[str, RecordError]]:
 
     try:
         number = 0
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=64):
+        file = parquet.ParquetFile(path)
+        classes = _class_names(file.schema_arrow)
+        for batch in file.iter_batches(batch_size=64):
             for fields in batch.to_pylist():
-                yield Row(
-                    f"{path.name}: row {number}", {key: value for key, value in fields.items() if value is not None}
-                )
+                yield Row(f"{path.name}: row {number}", _present(fields, classes))
                 number += 1
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is a damaged Parquet file: {str(error).splitlines()[0]}") from error
@@ -267,13 +282,46 @@ def _arrow_rows(path: Path) -> Iterator[Row | tuple[str, RecordError]]:
         number = 0
         with pa.memory_map(str(path)) as source:
             for batch in batches(source):
+                classes = _class_names(batch.schema)
                 for start in range(0, len(batch), 64):
                     for fields in batch.slice(start, 64).to_pylist():
-                        present = {key: value for key, value in fields.items() if value is not None}
-                        yield Row(f"{path.name}: row {number}", present)
+                        yield Row(f"{path.name}: row {number}", _present(fields, classes))
                         number += 1
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is a damaged Arrow file: {str(error).splitlines()[0]}") from error
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names of the classes that integer columns stand for, as `datasets` stores them (ClassLabel)."""
+    try:
+        features = orjson.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        described = {column: _of_elements(feature) for column, feature in features.items()}
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return {}
+    return {
+        column: [str(name) for name in feature["names"]]
+        for column, feature in described.items()
+        if isinstance(feature, dict) and isinstance(feature.get("names"), list)
+    }
+
+
+def _of_elements(feature: object) -> object:
+    """A feature, or that of its elements if it is a sequence."""
+    if isinstance(feature, list) and len(feature) == 1:
+        return feature[0]
+    return feature.get("feature", feature) if isinstance(feature, dict) else feature
+
+
+def _present(fields: JsonObject, classes: dict[str, list[str]]) -> JsonObject:
+    """The fields that have a value; classes by their names."""
+    present = {key: value for key, value in fields.items() if value is not None}
+    return present | {key: _named(present[key], names) for key, names in classes.items() if key in present}
+
+
+def _named(value: object, names: list[str]) -> object:
+    if isinstance(value, list):
+        return [_named(entry, names) for entry in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
 # --- WebDataset ----------------------------------------------------------------------------------
@@ -319,7 +367,10 @@ def _grouped(where: str, key: str, members: list[tuple[str, str, bytes]]) -> Row
                 return row
             fields = row.fields | fields
         elif last in _TEXT_SUFFIXES:
-            fields["caption"] = content.decode("utf-8", errors="replace").strip()
+            try:
+                fields["caption"] = content.decode("utf-8-sig").strip()
+            except UnicodeDecodeError:
+                return where, RecordError("bad_unicode", f"the text {key}.{extension} is not UTF-8")
         elif last == "cls":
             fields.setdefault("label", content.decode("utf-8", errors="replace").strip())
         else:
