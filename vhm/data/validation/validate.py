@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import orjson
 
+from vhm.data.arrow import spare_pandas
 from vhm.data.index import IndexWriter
 from vhm.data.validation.chunks import read_rejected, read_table, records_schema, write_table
 from vhm.data.validation.evaluation_images import EvaluationImages, store_locations
@@ -142,6 +143,7 @@ def validate(
     folder; StorageError when a store or disk fails: the same call then resumes.
     """
     check_own_folder(out)
+    spare_pandas()
     thresholds = (expect or Expectations()).model_dump() | {"max_text": request.max_text, "max_rejected": max_rejected}
     assert request.lists  # a file that is not a list is refused before a process is started
     with _resumable(out), SuiteProcess() as process:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image
+from scipy.fft import dctn
 
 from tests.support.terrain import terrain
 from vhm.data.validation.similarity.hashes import MAX_DISTANCE, HashIndex, hash_of, low_coefficients, oriented
@@ -14,6 +15,12 @@ def near(hashes: np.ndarray, bits: int, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
     flips = [sum(1 << int(bit) for bit in random.choice(64, bits, replace=False)) for _ in hashes]
     return hashes ^ np.array(flips, np.uint64)
+
+
+def test_the_coefficients_are_those_of_scipy() -> None:
+    cells = np.random.default_rng(0).uniform(0, 255, (32, 32)).astype(np.float32)
+    expected = dctn(cells.astype(np.float64), norm="ortho")[:8, :8]
+    assert np.allclose(low_coefficients(cells), expected, rtol=1e-4, atol=1e-2)
 
 
 def test_the_index_finds_what_an_exhaustive_search_finds() -> None:

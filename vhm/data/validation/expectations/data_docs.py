@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhm.data.validation.expectations.suite import Table
+from vhm.data.validation.templates import template_cache
 from vhm.io import write_text
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def page_environment() -> Environment:
     environment: Environment = DefaultJinjaPageView().env
     pages = FileSystemLoader(Path(__file__).with_name("pages"))
     environment.loader = ChoiceLoader(list(filter(None, [pages, environment.loader])))
+    environment.bytecode_cache = template_cache()
     return environment
 
 

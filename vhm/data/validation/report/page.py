@@ -44,6 +44,7 @@ from vhm.data.validation.report.statistics import (
 from vhm.data.validation.report.thumbnails import ImageRef, Thumbnail, thumbnails
 from vhm.data.validation.report.words import ADVICE, KINDS, reason_title, shown
 from vhm.data.validation.request import ValidationRequest
+from vhm.data.validation.templates import template_cache
 from vhm.io import write_text
 
 if TYPE_CHECKING:
@@ -240,13 +241,19 @@ def _csv_cells(row: RejectedRecord) -> list[str]:
 
 
 def _render(page: Page) -> str:
-    from jinja2 import Environment
+    from jinja2 import Environment, FileSystemLoader
 
     files = resources.files(__package__)
     style, script = (files.joinpath(name).read_text() for name in ("report.css", "report.js"))
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        bytecode_cache=template_cache(),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"number": number, "shown": shown, "percent": _percent, "points": _points}
-    template = environment.from_string(files.joinpath("report.html.j2").read_text())
+    template = environment.get_template("report.html.j2")
     return template.render(
         page=page,
         result=page.result,
