@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 from tests.support.terrain import terrain
 from vhm.data.validation.similarity import Fingerprint, LeakFinder, fingerprint, load_finder, save_fingerprints
@@ -70,6 +70,8 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     **{f"transpose {n}": lambda p, n=n: p.transpose(n) for n in range(7)},
     **{f"crop of {area:.0%}": lambda p, area=area: cropped(p, area) for area in (0.95, 0.9, 0.8, 0.5, 0.25)},
     "a mirrored crop": lambda p: cropped(p, 0.6).transpose(0),
+    "the negative of a crop": lambda p: ImageOps.invert(cropped(p, 0.6)),
+    "the negative, rotated": lambda p: ImageOps.invert(p).rotate(17),
     "pasted into a larger image": pasted,
 }
 

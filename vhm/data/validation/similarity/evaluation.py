@@ -16,7 +16,7 @@ from vhm.data.validation.similarity.copies import Content, content
 from vhm.data.validation.similarity.features import Features
 from vhm.data.validation.similarity.fingerprint import Fingerprint, Grey, view
 from vhm.data.validation.similarity.footprints import Footprint
-from vhm.data.validation.similarity.overlap import FeatureArrays, describe, index_features
+from vhm.data.validation.similarity.overlap import FeatureArrays, describe, index_features, owner
 
 log = logging.getLogger(__name__)
 
@@ -138,14 +138,17 @@ def _described(prints: list[Fingerprint]) -> Iterator[tuple[int, Features]]:
             per_image,
             _ENOUGH_FEATURES,
         )
+    forms = [(False, False), (True, False)]
+    if per_image >= 1.5 * _ENOUGH_FEATURES:  # for many images, more features of themselves are worth more
+        forms.append((False, True))
+
+    def describe_forms(print_: Fingerprint) -> list[Features]:
+        return [describe(print_.grey, mirrored, inverted) for mirrored, inverted in forms]
+
     with ThreadPoolExecutor() as threads:
-        for number, described in enumerate(threads.map(_describe_both, [print_.grey for print_ in prints])):
-            for mirrored, found in enumerate(described):
-                yield 2 * number + mirrored, _fewer(found, per_image // 2)
-
-
-def _describe_both(grey: Grey) -> tuple[Features, Features]:
-    return describe(grey, False), describe(grey, True)
+        for number, described in enumerate(threads.map(describe_forms, prints)):
+            for (mirrored, inverted), found in zip(forms, described, strict=True):
+                yield owner(number, mirrored, inverted), _fewer(found, per_image // len(forms))
 
 
 def _fewer(found: Features, limit: int) -> Features:

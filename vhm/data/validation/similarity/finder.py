@@ -84,7 +84,7 @@ class LeakFinder:
             if fingerprint.footprint is not None and candidate.number in self._footprints.numbers:
                 continue  # their footprints say that they share no ground
             grey = self._evaluation.grey(candidate.number)
-            match = compare(image, grey, candidate.matrix, candidate.mirrored)
+            match = compare(image, grey, candidate.matrix, candidate.mirrored, candidate.inverted)
             if match is not None and (best is None or match.matched_area > best[0]):
                 best = match.matched_area, candidate.number, match
             compared += 1

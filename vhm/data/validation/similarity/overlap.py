@@ -1,9 +1,10 @@
 """Finds the evaluation images that share local features with an image, and how the two lie to each other.
 
-Each evaluation image is described at 9 scales, and mirrored. A feature of another image looks up those whose descriptor
-equals its own in one of 8 groups of bits (locality-sensitive hashing, Indyk and Motwani 1998) and differs in at most
-`MAX_DISTANCE` bits in all. One pair of features gives a position, a rotation and a scale; the images are candidates
-when several pairs agree. Features that many evaluation images have, as those of a logo, are not used.
+Each evaluation image is described at 9 scales, also mirrored or as its negative. A feature of another image looks up
+those whose descriptor equals its own in one of 8 groups of bits (locality-sensitive hashing, Indyk and Motwani 1998)
+and differs in at most `MAX_DISTANCE` bits in all. One pair of features gives a position, a rotation and a scale; the
+images are candidates when several pairs agree. Features that many evaluation images have, as those of a logo, are not
+used.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _MAX_PAIRS_PER_IMAGE = 400
 
 @dataclass(frozen=True)
 class FeatureArrays:
-    """Features of evaluation images: `owners` [n] is 2 · image number + 1 if mirrored, `points` [n, 4] are x and y in
+    """Features of evaluation images: `owners` [n] are numbers of `owner`, `points` [n, 4] are x and y in
     the image's view, orientation, and scale; `descriptors` [n, 4]; `order` [8, n] sorts them by each group of bits, and
     `starts` [8, 2^bits + 1] are the places in it."""
 
@@ -48,22 +49,30 @@ class FeatureArrays:
 
 @dataclass(frozen=True)
 class Candidate:
-    """`matrix` [2, 3] maps a position in the view of evaluation image `number`, `mirrored` first, to the other view.
+    """`matrix` [2, 3] maps a position in the view of evaluation image `number`, `mirrored` first, to the other view;
+    `inverted` says that the features are those of its negative.
 
     Positions are continuous: the centre of the first pixel is (0.5, 0.5).
     """
 
     number: int
     mirrored: bool
+    inverted: bool
     matrix: Matrix
     pairs: int
 
 
-def describe(grey: Grey, mirrored: bool, per_cell: int = INDEX_FEATURES) -> Features:
+def owner(number: int, mirrored: bool, inverted: bool) -> int:
+    """The number that stands for one form of an evaluation image."""
+    return number << 2 | inverted << 1 | mirrored
+
+
+def describe(grey: Grey, mirrored: bool, inverted: bool = False, per_cell: int = INDEX_FEATURES) -> Features:
     """The features of an image at all scales; `points` [n, 4] are in its view, the fourth is the scale."""
     points, descriptors = [], []
+    grey = grey[:, ::-1] if mirrored else grey
     for scale in SCALES:
-        scaled = view(grey[:, ::-1] if mirrored else grey, scale)
+        scaled = view(~grey if inverted else grey, scale)
         found = features(np.ascontiguousarray(scaled.grey), scaled.valid, per_cell)
         column = np.full((len(found.points), 1), scale, np.float32)
         centres = found.points + np.array([0.5, 0.5, 0], np.float32)
@@ -75,7 +84,7 @@ def describe(grey: Grey, mirrored: bool, per_cell: int = INDEX_FEATURES) -> Feat
 def index_features(described: list[tuple[int, Features]]) -> FeatureArrays:
     """The arrays over (owner, features) pairs."""
     owners = np.repeat(
-        np.array([owner for owner, _ in described], np.int32), [len(found.points) for _, found in described]
+        np.array([form for form, _ in described], np.int32), [len(found.points) for _, found in described]
     )
     points = np.concatenate([np.zeros((0, 4), np.float32), *(found.points for _, found in described)])
     descriptors = np.concatenate([np.zeros((0, 4), np.uint64), *(found.descriptors for _, found in described)])
@@ -101,8 +110,8 @@ def candidates(arrays: FeatureArrays, found: Features) -> Iterator[Candidate]:
         arrays.starts,
     )
     for position in np.argsort(-counts, kind="stable").tolist():
-        owner = int(owners[position])
-        yield Candidate(owner >> 1, bool(owner & 1), matrices[position], int(counts[position]))
+        form = int(owners[position])
+        yield Candidate(form >> 2, bool(form & 1), bool(form & 2), matrices[position], int(counts[position]))
 
 
 @compiled
@@ -188,7 +197,7 @@ def _images(pairs: NDArray[np.int32], owners: NDArray[np.int32]) -> int:
         return len(pairs)
     images = set()
     for other in pairs[:, 1]:
-        images.add(owners[other] >> 1)
+        images.add(owners[other] >> 2)
     return len(images)
 
 
