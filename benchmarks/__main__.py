@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from benchmarks.conversion import conversion
 from benchmarks.images import images, pixels
+from benchmarks.leaks import leaks
 from benchmarks.lists import lists
 from benchmarks.timing import Comparison, compare
 
@@ -60,6 +61,7 @@ BENCHMARKS: dict[str, Callable[[], Iterable[object]]] = {
     "loss-head": lambda: [loss_head()],
     "scoring": scoring,
     "lists": lists,
+    "leaks": leaks,
     "conversion": conversion,
 }
 
