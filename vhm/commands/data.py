@@ -73,8 +73,7 @@ def validate(
     json_: JsonOption = False,
 ) -> None:
     """Check a list: a manifest of the accepted records, a reason for each rejected one."""
-    from vhm.data.validation.validate import require_passed
-    from vhm.data.validation.validate import validate as run
+    from vhm.data.validation.expectations import SuiteProcess
     from vhm.recipe import choose_recipe
 
     settings = choose_recipe(recipe, set_)
@@ -84,8 +83,13 @@ def validate(
     request = replace(request, against_images=against_images, skip_images=skip_images)
     allowed = settings.data.max_rejected if max_rejected is None else max_rejected
     part = _parse_split(split)
+    assert request.lists  # a file that is not a list is refused before anything large is loaded
     try:
-        result = run(request, out, allowed, settings.data.expect, part, merge or (), restart)
+        with SuiteProcess() as process:  # it loads its libraries while this process loads its own
+            from vhm.data.validation.validate import require_passed
+            from vhm.data.validation.validate import validate as run
+
+            result = run(request, out, allowed, settings.data.expect, part, merge or (), restart, process)
     except KeyboardInterrupt:
         hint = f"what is finished is kept in {out}: run the same command again to resume"
         raise Interrupted(f"interrupted; {hint}") from None

@@ -23,7 +23,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,12 +132,14 @@ def validate(
     split: tuple[int, int] = (0, 1),
     merge: Sequence[Path] = (),
     restart: bool = False,
+    process: SuiteProcess | None = None,
 ) -> Validation:
     """Check the lists and write the manifest to `out`.
 
     `expect` are the thresholds for the complete list. `split` (i, n) checks split i of n; `merge` are the output
     directories of all splits, whose results are joined without checking records again; `restart` deletes unfinished
-    work on another request. Errors in single records or images are never raised, but counted in the result.
+    work on another request; `process` is used if it is already started. Errors in single records or images are never
+    raised, but counted in the result.
 
     Raises InputError when a list or too many evaluation images cannot be read, or when `out` is not a validation's
     folder; StorageError when a store or disk fails: the same call then resumes.
@@ -146,7 +148,7 @@ def validate(
     spare_pandas()
     thresholds = (expect or Expectations()).model_dump() | {"max_text": request.max_text, "max_rejected": max_rejected}
     assert request.lists  # a file that is not a list is refused before a process is started
-    with _resumable(out), SuiteProcess() as process:
+    with _resumable(out), SuiteProcess() if process is None else nullcontext(process) as process:
         checked = read_splits(merge, request) if merge else check_split(request, out, split, restart)
         result = _join(checked, request, thresholds, process, out)
         write_report(result, request, out)
