@@ -73,7 +73,8 @@ def test_evaluation_lists_without_images_are_an_error(data: Path) -> None:
 def test_without_images_nothing_is_compared(data: Path) -> None:
     result = validate(data / "list.json", data / "none", data / "out", against=[data / "eval.json"], skip_images=True)
     assert result.compared is None
-    assert not (data / "out" / "leaks.jsonl").exists()
+    assert (data / "out" / "leaks.jsonl").read_text() == ""
+    assert result.warnings == ("leaks were not searched for, because images were not checked (--skip-images)",)
 
 
 def test_a_directory_of_evaluation_files_has_its_images_unless_a_root_is_given(data: Path) -> None:

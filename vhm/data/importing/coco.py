@@ -102,8 +102,8 @@ def _shape(bbox: object) -> Shape:
         raise RecordError("bad_number", "a 'bbox' is not a list of numbers")
     if len(bbox) == 5:
         return tuple(map(float, bbox))
-    if len(bbox) != 4 or bbox[2] < 0 or bbox[3] < 0:
-        raise RecordError("bad_number", f"'bbox' {bbox} is not [x, y, width, height]")
+    if len(bbox) != 4 or bbox[2] <= 0 or bbox[3] <= 0:
+        raise RecordError("bad_number", f"'bbox' {bbox} is not [x, y, width, height] with an area")
     x, y, width, height = map(float, bbox)
     return (x, y, x + width, y + height)
 

@@ -70,7 +70,6 @@ _ROW_GROUP = 16_384
 _CAUSES = ("sources_without_bands", "changed_images", None, "rejected_share")  # columns; None: the number of rows
 _MIN_BOXES = 20  # of a source: that so many are all in one hundredth of the image's area by chance is unlikely
 _EXAMPLES = 10  # unreadable evaluation images in validation.json
-_OUTPUTS = ("leaks.jsonl", "suspicious.jsonl")  # written only where there is something to compare
 
 
 @dataclass(frozen=True)
@@ -199,13 +198,13 @@ def _join(
     out.mkdir(parents=True, exist_ok=True)
     verdicts = decide(checked.records, checked.images, request.reject, out)
     (out / VALIDATION).unlink(missing_ok=True)  # until it is written again, the other files may be of two validations
-    for name in _OUTPUTS:
-        (out / name).unlink(missing_ok=True)
     reasons = _write_rejected(checked.records, verdicts, out / "rejected.jsonl")
     columns = _assessed_columns(checked.records, verdicts)
     sources = summarise_sources(columns, _duplicates_by_source(checked.records, verdicts))
     accepted, rejected = len(columns), reasons.total()
     lacking, warnings = _check_sources(checked.records, verdicts, request)
+    if request.against and request.skip_images:
+        warnings.append("leaks were not searched for, because images were not checked (--skip-images)")
     share = rejected / max(accepted + rejected, 1)
     summary = ListSummary(accepted + rejected, accepted, share, reasons["image_changed"], len(lacking))
     with tempfile.TemporaryDirectory(prefix="vhm-rows-") as folder:
@@ -216,7 +215,7 @@ def _join(
         warnings += [] if request.kind == "eval" else _box_warnings(columns)
         del columns
         _write_manifest(checked.records, verdicts, out / "manifest.parquet")  # while the suite runs
-        findings = {} if request.skip_images else _write_findings(verdicts, request, out)
+        findings = _write_findings(verdicts, request, out)
         manifest_sha256 = sha256_file(out / "manifest.parquet")
         expectations = process.result()
     return Validation(
@@ -411,11 +410,11 @@ def _duplicates_by_source(chunks: list[Path], verdicts: Verdicts) -> Counter[str
 
 
 def _write_findings(verdicts: Verdicts, request: ValidationRequest, out: Path) -> dict[FindingKind, FindingCount]:
-    """Write leaks.jsonl, if there is anything to compare with, and suspicious.jsonl. Returns counts by kind."""
+    """Write leaks.jsonl and suspicious.jsonl, empty where no image was checked. Returns counts by kind."""
     found: Counter[tuple[FindingKind, bool]] = Counter()
-    if request.against:
-        _write_lines(out / "leaks.jsonl", verdicts.leaks(), found)
-    _write_lines(out / "suspicious.jsonl", verdicts.suspicious(), found)
+    checked = not request.skip_images
+    _write_lines(out / "leaks.jsonl", verdicts.leaks() if checked and request.against else (), found)
+    _write_lines(out / "suspicious.jsonl", verdicts.suspicious() if checked else (), found)
     totals: Counter[FindingKind] = Counter()
     for (kind, _), count in found.items():
         totals[kind] += count
