@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.s3 import FaultyProxy, SeaweedFS, client
+from tests.support.signals import listen_to_ctrl_c
 from vhm.errors import CheckFailed, DamagedObjectError, InputError, StorageError
 from vhm.storage.files import hash_files, snapshot
 from vhm.storage.s3 import Bucket, S3Uri, parse_uri
@@ -261,7 +262,7 @@ def test_an_interrupted_upload_is_resumed(
         children[0].send_signal(sign)
 
     with watched(s3_server, Once("partNumber=3", interrupt)):
-        children.append(subprocess.Popen(push, stderr=subprocess.PIPE, text=True))
+        children.append(subprocess.Popen(push, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_ctrl_c))
         error = children[0].communicate(timeout=60)[1]
     assert open_published(uri) is None, "readers see no version"
     if sign == signal.SIGINT:

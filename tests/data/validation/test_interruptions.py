@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.signals import listen_to_ctrl_c
 from tests.support.terrain import terrain
 from vhm.data.shards.pack import pack
 from vhm.data.validation.request import ValidationRequest
@@ -69,7 +70,7 @@ def group_of(run: subprocess.Popen[str]) -> list[int]:
 
 @pytest.mark.parametrize("to", ["the command", "its process group, as a terminal does"])
 def test_ctrl_c_ends_with_one_line_and_no_process_and_the_run_resumes(to: str, data: Path) -> None:
-    run = start(data, start_new_session=True)
+    run = start(data, start_new_session=True, preexec_fn=listen_to_ctrl_c)
     records = data / "out" / "chunks" / "records"
     deadline = time.monotonic() + 120
     while not list(records.glob("*.done")) and run.poll() is None and time.monotonic() < deadline:
