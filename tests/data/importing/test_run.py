@@ -173,7 +173,7 @@ def test_the_boxes_of_a_source_are_converted_by_their_convention(tmp_path: Path)
     box = {"messages": messages("<image>Where?", "[20, 10, 50, 100]"), "images": ["a.png"]}
     source = write(tmp_path / "swift.jsonl", *[box] * 10)
     report = import_data(source, tmp_path / "out")
-    assert "0-100 (10 boxes [x0, y0, x1, y1] were looked at, their largest coordinate is 100)" in report.box_convention
+    assert "0-100 (10 boxes [x0, y0, x1, y1] were examined, their largest coordinate is 100)" in report.box_convention
     assert answers(tmp_path / "out/list.json") == ["[200, 100, 500, 999]"] * 10
     import_data(source, tmp_path / "out", boxes="pixels")
     assert answers(tmp_path / "out/list.json") == ["[100, 100, 250, 999]"] * 10

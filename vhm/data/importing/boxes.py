@@ -18,14 +18,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from vhm.data.coordinates import BRACKETS, NUMBER, is_shape, numbers_in
 from vhm.data.importing.rows import Convention, Shape
 from vhm.errors import RecordError
 
-_NUMBER = r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
-_POINT = rf"\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]"
-_BRACKETS = re.compile(rf"\[\s*(?:{_POINT}\s*(?:,\s*)?)+\]|\[\s*(?:{_NUMBER}\s*,\s*)+{_NUMBER}\s*\]")
-_BRACES = re.compile(rf"\{{\s*((?:<\s*{_NUMBER}\s*>\s*){{4,}})(?:\|\s*<\s*({_NUMBER})\s*>)?\s*\}}")
-_PAIR = rf"\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)"
+_BRACES = re.compile(rf"\{{\s*((?:<\s*{NUMBER}\s*>\s*){{4,}})(?:\|\s*<\s*({NUMBER})\s*>)?\s*\}}")
+_PAIR = rf"\(\s*{NUMBER}\s*,\s*{NUMBER}\s*\)"
 _TAGGED = re.compile(
     rf"(?:<box>|<quad>|<\|box_start\|>|<\|quad_start\|>)\s*({_PAIR}(?:\s*,?\s*{_PAIR})+)\s*"
     r"(?:</box>|</quad>|<\|box_end\|>|<\|quad_end\|>)"
@@ -66,7 +64,7 @@ class BoxReader:
             return rendered
 
         def brackets(match: re.Match[str]) -> str:
-            numbers = _numbers(match.group())
+            numbers = numbers_in(match.group())
             if not is_shape(match.group(), numbers) or (
                 self.brackets == "0-1000" and not pixels and 1000 not in numbers
             ):
@@ -74,7 +72,7 @@ class BoxReader:
             return render(numbers, self.brackets, f"[…] {self.brackets}")
 
         def braces(match: re.Match[str]) -> str:
-            shape = _numbers(match.group(1))
+            shape = numbers_in(match.group(1))
             if match.group(2) is not None and len(shape) == 4:
                 sides = size or (100, 100)  # a square, if the image's size is not known
                 corners = tuple(value * side / 100 for value, side in zip(shape, (*sides, *sides), strict=True))
@@ -83,7 +81,7 @@ class BoxReader:
             return render(shape, "0-100", "{<…>} 0-100")
 
         def tagged(match: re.Match[str]) -> str:
-            return render(_numbers(match.group(1)), "0-1000", "<box>(…),(…)</box> 0-1000")
+            return render(numbers_in(match.group(1)), "0-1000", "<box>(…),(…)</box> 0-1000")
 
         def placeholder(match: re.Match[str]) -> str:
             if not shapes:
@@ -92,7 +90,7 @@ class BoxReader:
             return render(shape, convention, f"boxes of the annotation, {convention}")
 
         text = _NESTED.sub(r"\1", text) if "<box>" in text else text
-        text = _BRACKETS.sub(brackets, text) if "[" in text else text
+        text = BRACKETS.sub(brackets, text) if "[" in text else text
         if "<" in text:
             text = _PLACEHOLDER.sub(placeholder, _TAGGED.sub(tagged, _BRACES.sub(braces, text)))
             text = _PHRASE_TAGS.sub(lambda tag: ", " if tag.group() == "<delim>" else "", _BOX_TAGS.sub("", text))
@@ -116,16 +114,9 @@ def render_shape(shape: Shape, convention: Convention, size: tuple[int, int] | N
     return "[" + ", ".join(f"[{x}, {y}]" for x, y in placed) + "]"
 
 
-def is_shape(text: str, numbers: Sequence[float]) -> bool:
-    """Whether a list of numbers in a text is a box or a polygon, by the rule of `vhm validate`."""
-    if "[" in text[1:]:
-        return len(numbers) >= 6
-    return len(numbers) == 4 or (len(numbers) >= 6 and len(numbers) % 2 == 0)
-
-
 def bracketed(texts: Iterable[str]) -> list[Shape]:
     """The boxes [x0, y0, x1, y1] and polygons in the texts."""
-    found = [(match, _numbers(match)) for text in texts if "[" in text for match in _BRACKETS.findall(text)]
+    found = [(match, numbers_in(match)) for text in texts if "[" in text for match in BRACKETS.findall(text)]
     return [numbers for match, numbers in found if is_shape(match, numbers)]
 
 
@@ -140,7 +131,7 @@ def guess_convention(shapes: Sequence[Shape]) -> tuple[Convention, str]:
     if not numbers:
         return "0-1000", "no boxes [x0, y0, x1, y1]"
     largest = max(numbers)
-    seen = f"{len(shapes)} boxes [x0, y0, x1, y1] were looked at, their largest coordinate is {largest:g}"
+    seen = f"{len(shapes)} boxes [x0, y0, x1, y1] were examined, their largest coordinate is {largest:g}"
     if largest <= 1 and any(value != int(value) for value in numbers):
         return "0-1", seen
     if largest > 1000:
@@ -148,10 +139,6 @@ def guess_convention(shapes: Sequence[Shape]) -> tuple[Convention, str]:
     if 1 < largest <= 100 and len(shapes) >= _MIN_BOXES:
         return "0-100", seen
     return "0-1000", seen
-
-
-def _numbers(text: str) -> Shape:
-    return tuple(float(number) for number in re.findall(_NUMBER, text))
 
 
 def _rotated(corners: Shape, angle: float) -> Shape:

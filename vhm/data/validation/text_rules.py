@@ -9,8 +9,10 @@ Evaluation files have target boxes in pixels: there the image's sides are the li
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vhm.data.coordinates import BRACKETS, NUMBER, has_points, is_shape, numbers_in
 from vhm.data.records import IMAGE_MARKER, media_marker
 from vhm.errors import RecordError
 
@@ -47,9 +49,6 @@ _CHOICE = re.compile(r"\b(?:choose|select|pick) (?:\w+ ){0,3}(?:options?|choices
 _LISTED = re.compile(r"[:,;\n]|\bor\b")
 _LETTER_HINTS = ("letter", "option", "choice")
 _OPTION = re.compile(r"(?:^|[\s(\[])([A-Ha-h])[.):\]]")
-_NUMBER = r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
-_POINT = rf"\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]"
-_COORDINATES = re.compile(rf"\[\s*(?:{_POINT}\s*(?:,\s*)?)+\]|\[\s*(?:{_NUMBER}\s*,\s*)+{_NUMBER}\s*\]")
 _NOT_A_NUMBER = re.compile(r"\[[^\[\]]{0,80}\b(?:nan|inf(?:inity)?)\b[^\[\]]{0,80}\]", re.IGNORECASE)
 
 
@@ -137,25 +136,20 @@ def _check_coordinates(text: str, where: str, pixels: float | None) -> Coordinat
     if _NOT_A_NUMBER.search(text):
         raise RecordError("bad_number", f"{where} contains coordinates that are not numbers")
     count, largest, inclusive = 0, 0.0, False
-    for match in _COORDINATES.findall(text):
-        numbers = [float(number) for number in re.findall(_NUMBER, match)]
-        if not _is_shape(match, numbers):
+    for match in BRACKETS.findall(text):
+        numbers = numbers_in(match)
+        if not is_shape(match, numbers):
             continue
         error = _shape_error(match, numbers) or _range_error(numbers, pixels)
         if error:
             raise RecordError("bad_number", f"{where} contains {match[:60]}: {error}")
         count, largest = count + 1, max(largest, *numbers)
         inclusive = inclusive or (pixels is None and 1000 in numbers)
-    return Coordinates(count, largest, _COORDINATES.sub(_clamped, text) if inclusive else text) if count else None
+    return Coordinates(count, largest, BRACKETS.sub(_clamped, text) if inclusive else text) if count else None
 
 
-def _is_shape(match: str, numbers: list[float]) -> bool:
-    """Whether a list of numbers is a box or a polygon, not a year or a list of counts."""
-    return "[" in match[1:] or len(numbers) == 4 or (len(numbers) >= 6 and len(numbers) % 2 == 0)
-
-
-def _shape_error(match: str, numbers: list[float]) -> str | None:
-    points = "[" in match[1:]
+def _shape_error(match: str, numbers: Sequence[float]) -> str | None:
+    points = has_points(match)
     if not points and len(numbers) == 4 and (numbers[0] > numbers[2] or numbers[1] > numbers[3]):
         return "the corners of a box must be in order"
     return "a polygon must have at least three points" if points and len(numbers) < 6 else None
@@ -164,12 +158,12 @@ def _shape_error(match: str, numbers: list[float]) -> str | None:
 def _clamped(found: re.Match[str]) -> str:
     """A box or polygon whose coordinates are in [0, 1000] with those in [0, 1000)."""
     match = found.group()
-    if not _is_shape(match, [float(number) for number in re.findall(_NUMBER, match)]):
+    if not is_shape(match, numbers_in(match)):
         return match
-    return re.sub(_NUMBER, lambda number: "999" if float(number.group()) == 1000 else number.group(), match)
+    return re.sub(NUMBER, lambda number: "999" if float(number.group()) == 1000 else number.group(), match)
 
 
-def _range_error(numbers: list[float], pixels: float | None) -> str | None:
+def _range_error(numbers: Sequence[float], pixels: float | None) -> str | None:
     if pixels is not None:
         limit = max(pixels, 1000)
         return None if all(0 <= v <= limit for v in numbers) else f"expected coordinates from 0 to {limit:.0f}"

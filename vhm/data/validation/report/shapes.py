@@ -5,16 +5,11 @@ Coordinates are normalised to [0, 1000). Only the boxes in answers of evaluation
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
+from vhm.data.coordinates import BRACKETS, has_points, numbers_in
 from vhm.data.validation.findings import Outline
 
-_NUMBER = r"-?\d+(?:\.\d+)?"
-_POINT = rf"\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]"
-_POLYGON = rf"\[\s*{_POINT}(?:\s*,\s*{_POINT})+\s*,?\s*\]"
-_FLAT = rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{3,}}\s*\]"
-_SHAPE = re.compile(f"{_POLYGON}|{_FLAT}")
 _MAX_TEXT = 100_000  # characters
 
 
@@ -25,12 +20,12 @@ def shapes(text: str, size: tuple[int, int] | None = None) -> Iterator[Outline]:
     """
     if "[" not in text:
         return
-    for match in _SHAPE.finditer(text[:_MAX_TEXT]):
-        numbers = [float(number) for number in re.findall(_NUMBER, match.group())]
-        is_box = len(numbers) == 4 and "[" not in match.group()[1:]
+    for match in BRACKETS.finditer(text[:_MAX_TEXT]):
+        numbers = numbers_in(match.group())
+        is_box = len(numbers) == 4 and not has_points(match.group())
         if is_box:
             x0, y0, x1, y1 = numbers
-            numbers = [x0, y0, x1, y0, x1, y1, x0, y1]
+            numbers = (x0, y0, x1, y0, x1, y1, x0, y1)
         if len(numbers) < 6 or len(numbers) % 2:
             continue
         width, height = size if size is not None and is_box else (1000, 1000)
