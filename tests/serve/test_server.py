@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.browser import chromium
 from vhm.data.images.options import ImageOptions, SourceOptions
 from vhm.data.images.transform import Aspect, ImageTransform
 from vhm.inference.generator import Generator, Question, Sampling
@@ -179,15 +180,10 @@ def test_a_body_larger_than_the_limit_is_refused_unread(url: str) -> None:
 
 @pytest.mark.slow
 def test_the_page_answers_a_question_in_a_browser(url: str, cut: Path, tmp_path: Path) -> None:
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("Debian's chromium is not installed (CI installs it)")
     path = next((cut / "eval" / "images").rglob("*.jpg"))
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+    with chromium() as browser:
         page = browser.new_page()
         problems: list[str] = []
         page.on("pageerror", lambda error: problems.append(str(error)))
