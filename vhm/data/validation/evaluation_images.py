@@ -77,7 +77,7 @@ def fingerprint_evaluation(request: ValidationRequest, folder: Path) -> Evaluati
 
 def fingerprints_file(folder: Path, stamp: str) -> Path:
     """The fingerprints that `fingerprint_evaluation` wrote of images with this stamp."""
-    return folder / f"evaluation-{stamp[:16]}.npz"
+    return folder / f"evaluation-{stamp[:16]}"
 
 
 _Image = tuple[str | Path, str, str]  # location of the store, name, source

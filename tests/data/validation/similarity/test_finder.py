@@ -109,6 +109,6 @@ def test_islands_in_two_lakes_do_not_match() -> None:
 
 def test_a_saved_finder_finds_the_same(evaluation_images: list[Image.Image], tmp_path: Path) -> None:
     named = [(f"Straße {n}", fingerprint(jpeg(padded(image)))) for n, image in enumerate(evaluation_images[:3])]
-    save_fingerprints(tmp_path / "fingerprints.npz", named)
-    finder = load_finder(tmp_path / "fingerprints.npz")
+    save_fingerprints(tmp_path / "fingerprints", named)
+    finder = load_finder(tmp_path / "fingerprints")
     assert evaluation_name(finder, fingerprint(jpeg(evaluation_images[2]))) == "Straße 2"

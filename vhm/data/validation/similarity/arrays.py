@@ -1,51 +1,31 @@
-"""Named arrays in one file that is mapped into memory: processes that read it share its pages.
-
-8 bytes      length of the header
-header       JSON: {"name": {"dtype": …, "shape": […], "offset": …}, …}, offsets from the end of the header
-arrays       each at a multiple of 64 bytes
-"""
+"""Named arrays in a folder, one .npy file each, mapped into memory: processes that read them share their pages."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-Array = NDArray[Any]  # the file says of which type
-
-_ALIGNMENT = 64
+Array = NDArray[Any]  # each file says of which type
 
 
-def write_arrays(path: Path, arrays: dict[str, Array]) -> None:
-    """Write the arrays beside `path`, then rename the file."""
-    header, offset = {}, 0
-    for name, array in arrays.items():
-        header[name] = {"dtype": array.dtype.str, "shape": array.shape, "offset": offset}
-        offset += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
-    encoded = orjson.dumps(header)
-    encoded += b" " * (-(len(encoded) + 8) % _ALIGNMENT)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def write_arrays(folder: Path, arrays: dict[str, Array]) -> None:
+    """Write the arrays to a temporary folder, then rename it; replaces an earlier folder."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    temporary.mkdir(parents=True)
     try:
-        with temporary.open("wb") as file:
-            file.write(len(encoded).to_bytes(8, "little") + encoded)
-            for array in arrays.values():
-                file.write(np.ascontiguousarray(array).data)
-                file.write(bytes(-array.nbytes % _ALIGNMENT))
-        os.replace(temporary, path)
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_arrays(path: Path) -> dict[str, Array]:
-    """The arrays of a file of `write_arrays`, read-only and mapped into memory."""
-    content = np.memmap(path, np.uint8, "r")
-    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-    header = orjson.loads(content[8:start].tobytes())
-    return {
-        name: np.ndarray(entry["shape"], entry["dtype"], content, start + entry["offset"])
-        for name, entry in header.items()
-    }
+def read_arrays(folder: Path) -> dict[str, Array]:
+    """The arrays of a folder of `write_arrays`, read-only and mapped into memory."""
+    return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}

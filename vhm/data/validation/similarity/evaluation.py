@@ -1,4 +1,4 @@
-"""All that the finder needs of the evaluation images, prepared once and shared by processes through one file."""
+"""All that the finder needs of the evaluation images, prepared once and shared by processes through files."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 MAX_FEATURES = 12_000_000  # of all evaluation images, 84 bytes each: 1 GB; beyond that each image has fewer
 
 _ENOUGH_FEATURES = 5_000  # of an image and its mirror image: what most have
-_FEATURES = "feature_"  # prefix of the arrays of FeatureArrays in the file
+_FEATURES = "feature_"  # prefix of the files of FeatureArrays
 
 
 @dataclass(frozen=True)
-class EvaluationImages:
-    """n evaluation images by number; the arrays may be mapped from a file.
+class EvaluationIndex:
+    """n evaluation images by number; the arrays may be mapped from files.
 
     sizes         int32 [n, 2]: height and width of the grey levels of each
     starts        int64 [n + 1]: where they begin in `levels`
@@ -69,7 +69,7 @@ class EvaluationImages:
         return Footprint(tuple((x, y) for x, y in outline.tolist()))
 
 
-def prepare(named: Iterable[tuple[str, Fingerprint]]) -> EvaluationImages:
+def prepare(named: Iterable[tuple[str, Fingerprint]]) -> EvaluationIndex:
     """Describe evaluation images, given as (name, fingerprint) pairs."""
     pairs = list(named)
     prints = [print_ for _, print_ in pairs]
@@ -77,7 +77,7 @@ def prepare(named: Iterable[tuple[str, Fingerprint]]) -> EvaluationImages:
     contents = [content(view(print_.grey)) for print_ in prints]
     outlines = [() if print_.footprint is None else print_.footprint.outline for print_ in prints]
     points = max(map(len, outlines), default=0)
-    return EvaluationImages(
+    return EvaluationIndex(
         names=[name for name, _ in pairs],
         sha256=[print_.sha256 for print_ in prints],
         sizes=sizes,
@@ -95,7 +95,7 @@ def prepare(named: Iterable[tuple[str, Fingerprint]]) -> EvaluationImages:
 
 
 def save_fingerprints(path: Path, named: Iterable[tuple[str, Fingerprint]]) -> None:
-    """Describe evaluation images, given as (name, fingerprint) pairs, in one file for `load_finder`."""
+    """Describe evaluation images, given as (name, fingerprint) pairs, in a folder for `load_finder`."""
     images = prepare(named)
     arrays: dict[str, Array] = {
         "names": _joined(images.names),
@@ -110,13 +110,13 @@ def save_fingerprints(path: Path, named: Iterable[tuple[str, Fingerprint]]) -> N
     write_arrays(path, arrays | {f"{_FEATURES}{name}": array for name, array in vars(images.features).items()})
 
 
-def load_evaluation(path: Path) -> EvaluationImages:
-    """The evaluation images in a file of `save_fingerprints`."""
+def load_evaluation(path: Path) -> EvaluationIndex:
+    """The evaluation images in a folder of `save_fingerprints`."""
     arrays = read_arrays(path)
     names, sha256 = _split(arrays.pop("names")), _split(arrays.pop("sha256"))
     features = {name: arrays.pop(name) for name in list(arrays) if name.startswith(_FEATURES)}
     found = FeatureArrays(**{name.removeprefix(_FEATURES): array for name, array in features.items()})
-    return EvaluationImages(names, sha256, features=found, **arrays)
+    return EvaluationIndex(names, sha256, features=found, **arrays)
 
 
 def _joined(texts: Sequence[str]) -> Array:

@@ -12,7 +12,7 @@ from pathlib import Path
 from vhm.data.validation.findings import Leak, LeakKind
 from vhm.data.validation.similarity.alignment import COMPLETE, Match, compare, view_size
 from vhm.data.validation.similarity.copies import CopyFinder, content
-from vhm.data.validation.similarity.evaluation import EvaluationImages, load_evaluation
+from vhm.data.validation.similarity.evaluation import EvaluationIndex, load_evaluation
 from vhm.data.validation.similarity.features import features
 from vhm.data.validation.similarity.fingerprint import Fingerprint, View, view
 from vhm.data.validation.similarity.footprints import Footprint, FootprintIndex, Shared
@@ -26,14 +26,14 @@ _SAME_GROUND = 0.99  # of both areas: the images have one footprint
 
 @functools.lru_cache(1)
 def load_finder(path: Path) -> LeakFinder:
-    """The finder in a file of `save_fingerprints`; built once per process."""
+    """The finder in a folder of `save_fingerprints`; built once per process."""
     return LeakFinder(load_evaluation(path))
 
 
 class LeakFinder:
     """Searches for images among the evaluation images given at construction."""
 
-    def __init__(self, evaluation: EvaluationImages) -> None:
+    def __init__(self, evaluation: EvaluationIndex) -> None:
         numbers = range(len(evaluation.names))
         self._evaluation = evaluation
         self._by_sha256 = {evaluation.sha256[number]: number for number in reversed(numbers)}

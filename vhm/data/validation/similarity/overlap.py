@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vhm.data.images.resize import compiled
 from vhm.data.validation.similarity.features import Features, features
 from vhm.data.validation.similarity.fingerprint import Grey, view
+from vhm.data.validation.similarity.hashes import hamming
 
 Matrix = NDArray[np.float64]
 
@@ -38,7 +39,7 @@ _MAX_PAIRS_PER_IMAGE = 400
 class FeatureArrays:
     """Features of evaluation images: `owners` [n] are numbers of `owner`, `points` [n, 4] are x and y in
     the image's view, orientation, and scale; `descriptors` [n, 4]; `order` [8, n] sorts them by each group of bits, and
-    `starts` [8, 2^bits + 1] are the places in it."""
+    `starts` [8, 2^bits + 1] are offsets into it."""
 
     owners: NDArray[np.int32]
     points: NDArray[np.float32]
@@ -182,11 +183,7 @@ def _distance(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> int:
     """The number of bits in which two descriptors differ."""
     total = 0
     for word in range(4):
-        differ = one[word] ^ other[word]
-        differ -= differ >> np.uint64(1) & np.uint64(0x5555555555555555)
-        differ = (differ & np.uint64(0x3333333333333333)) + (differ >> np.uint64(2) & np.uint64(0x3333333333333333))
-        differ = (differ + (differ >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-        total += int(differ * np.uint64(0x0101010101010101) >> np.uint64(56))
+        total += hamming(one[word], other[word])
     return total
 
 
