@@ -17,7 +17,7 @@ from vhm.commands.options import (
     SetOption,
     print_result,
 )
-from vhm.errors import InputError, Interrupted
+from vhm.errors import InputError
 
 if TYPE_CHECKING:
     from vhm.data.validation.request import ValidationRequest
@@ -73,7 +73,6 @@ def validate(
     json_: JsonOption = False,
 ) -> None:
     """Check a list: a manifest of the accepted records, a reason for each rejected one."""
-    from vhm.data.validation.expectations import SuiteProcess
     from vhm.recipe import choose_recipe
 
     settings = choose_recipe(recipe, set_)
@@ -83,16 +82,12 @@ def validate(
     request = replace(request, against_images=against_images, skip_images=skip_images)
     allowed = settings.data.max_rejected if max_rejected is None else max_rejected
     part = _parse_split(split)
-    assert request.lists  # a file that is not a list is refused before anything large is loaded
-    try:
-        with SuiteProcess() as process:  # it loads its libraries while this process loads its own
-            from vhm.data.validation.validate import require_passed
-            from vhm.data.validation.validate import validate as run
+    request.require_lists()  # a file that is not a list is refused before anything large is loaded
 
-            result = run(request, out, allowed, settings.data.expect, part, merge or (), restart, process)
-    except KeyboardInterrupt:
-        hint = f"what is finished is kept in {out}: run the same command again to resume"
-        raise Interrupted(f"interrupted; {hint}") from None
+    from vhm.data.validation.validate import require_passed
+    from vhm.data.validation.validate import validate as run
+
+    result = run(request, out, allowed, settings.data.expect, part, merge or (), restart)
     print_result(result.to_dict(), json_, f"{result.summary}: {_report(out)}")
     if part == (0, 1):  # the thresholds apply to the complete list: a single split is not checked against them
         require_passed(result, out)

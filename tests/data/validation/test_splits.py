@@ -58,7 +58,7 @@ def request(data: Path, **changes: Any) -> ValidationRequest:
 
 def output_files(folder: Path) -> dict[str, bytes]:
     """Every file of an output, apart from unfinished work and from Data Docs, which show the time of day."""
-    files = (path for path in folder.rglob("*") if path.is_file() and not {CHUNKS, "data_docs"} & {*path.parts})
+    files = (path for path in folder.rglob("*") if path.is_file() and CHUNKS not in path.parts)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

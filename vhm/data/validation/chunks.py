@@ -29,7 +29,6 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from vhm.data.arrow import spare_pandas
 from vhm.data.images.stores import ImageStore, open_store
 from vhm.data.validation.record_checks import CheckedRecord, RecordChecker, RejectedRow, split_key
 from vhm.data.validation.request import ValidationRequest
@@ -238,7 +237,6 @@ def _check_records(chunk: _RecordChunk, checker: RecordChecker, folder: Path) ->
             rejected.append(row)
     import pyarrow as pa
 
-    spare_pandas()
     columns = {name: [getattr(row, name) for row in accepted] for name in CheckedRecord.__dataclass_fields__}
     columns["list"] = [chunk.list] * len(accepted)
     write_table(folder / f"{chunk.name}.arrow", pa.table(columns, schema=records_schema()))
@@ -285,7 +283,6 @@ def _check_images(chunk: _ImageChunk, request: ValidationRequest, work: Path, st
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's warnings: the reject reason replaces them
             rows = list(pool.map(checker.check, chunk.keys))
-    spare_pandas()
     columns = {name: [getattr(row, name) for row in rows] for name in CheckedImage.__dataclass_fields__}
     write_table(folder / f"{chunk.name}.arrow", pa.table(columns, schema=images_schema()))
     write_bytes(done, stamps)

@@ -55,6 +55,10 @@ class ValidationRequest:
             for records in open_lists(source, "eval")
         ]
 
+    def require_lists(self) -> None:
+        """Open the lists now, before other work. Raises InputError if one cannot be read."""
+        _ = self.lists
+
     @cached_property
     def key(self) -> RequestKey:
         return RequestKey(

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vhm.data.arrow import spare_pandas
 from vhm.data.validation.chunks import check_images, check_records, unique_keys
 from vhm.data.validation.evaluation_images import EvaluationImages, fingerprint_evaluation
 from vhm.data.validation.request import RequestKey, ValidationRequest
@@ -51,7 +52,8 @@ def check_split(
     evaluation = None
     if request.against and not request.skip_images:
         evaluation = fingerprint_evaluation(request, folder)
-    with workers() as processes:
+    spare_pandas()
+    with workers(None, spare_pandas) as processes:
         records = check_records(request, folder, _span(request, split), processes)
         images: list[Path] = []
         if not request.skip_images:

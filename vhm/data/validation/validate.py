@@ -23,7 +23,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +57,7 @@ from vhm.data.validation.splits import (
     remove_work,
 )
 from vhm.data.validation.verdicts import Verdicts, decide
-from vhm.errors import CheckFailed, StorageError
+from vhm.errors import CheckFailed, Interrupted, StorageError
 from vhm.io import JsonObject, sha256_file, write_json
 from vhm.recipe import Expectations
 
@@ -131,23 +131,21 @@ def validate(
     split: tuple[int, int] = (0, 1),
     merge: Sequence[Path] = (),
     restart: bool = False,
-    process: SuiteProcess | None = None,
 ) -> Validation:
     """Check the lists and write the manifest to `out`.
 
     `expect` are the thresholds for the complete list. `split` (i, n) checks split i of n; `merge` are the output
     directories of all splits, whose results are joined without checking records again; `restart` deletes unfinished
-    work on another request; `process` is used if it is already started. Errors in single records or images are never
-    raised, but counted in the result.
+    work on another request. Errors in single records or images are never raised, but counted in the result.
 
     Raises InputError when a list or too many evaluation images cannot be read, or when `out` is not a validation's
-    folder; StorageError when a store or disk fails: the same call then resumes.
+    folder; StorageError when a store or disk fails, Interrupted at Ctrl-C: the same call then resumes.
     """
     check_own_folder(out)
     spare_pandas()
+    request.require_lists()  # a file that is not a list is refused before a process is started
     thresholds = (expect or Expectations()).model_dump() | {"max_text": request.max_text, "max_rejected": max_rejected}
-    assert request.lists  # a file that is not a list is refused before a process is started
-    with _resumable(out), SuiteProcess() if process is None else nullcontext(process) as process:
+    with _resumable(out), SuiteProcess() as process:
         checked = read_splits(merge, request) if merge else check_split(request, out, split, restart)
         result = _join(checked, request, thresholds, process, out)
         write_report(result, request, out)
@@ -172,6 +170,8 @@ def _resumable(out: Path) -> Iterator[None]:
         yield
     except StorageError as error:
         raise StorageError(f"{error}; {_hint(str(error), out)}") from error
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {_hint('', out)}") from None
     except BrokenProcessPool:
         raise StorageError(f"a process was killed, perhaps for lack of memory; {_hint('', out)}") from None
     except MemoryError:

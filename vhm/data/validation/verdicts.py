@@ -42,7 +42,7 @@ def decide(
     """
     verdicts = Verdicts(record_chunks, image_chunks, frozenset(reject))
     if image_chunks:
-        verdicts.judge_images()
+        verdicts.assess_images()
     verdicts.find_duplicates()
     if image_chunks:
         verdicts.find_near_duplicates(folder)
@@ -157,7 +157,7 @@ class Verdicts:
 
     # --- images ----------------------------------------------------------------------------------
 
-    def judge_images(self) -> None:
+    def assess_images(self) -> None:
         """Reject records for what was found out about their image alone."""
         images = self._images
         shows = np.flatnonzero(self._image >= 0)
