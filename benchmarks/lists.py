@@ -39,12 +39,13 @@ def lists(records: int = 1_400_000) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="vhm-bench-") as folder:
         source, out = Path(folder) / "list.json", Path(folder) / "out"
         size = write_list(source, records)
-        [loaded] = _numbers(_LOAD, source)
         command = [sys.executable, "-m", "vhm.cli", "validate", str(source), "--images", folder, "--skip-images"]
         start = time.perf_counter()
         subprocess.run([*command, "--kind", "pretrain", "--out", str(out)], check=True, capture_output=True)
         seconds = time.perf_counter() - start
+        # Before json.load runs: its process would be the largest child.
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        [loaded] = _numbers(_LOAD, source)
         start = time.perf_counter()
         elements = _scan(source)
         scanned = time.perf_counter() - start
