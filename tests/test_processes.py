@@ -51,7 +51,7 @@ def _is_running(pid: int) -> bool:
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["without-bytecode", "with-bytecode"])
 def test_bytecode_is_cached_where_the_installation_has_none(tmp_path: Path, compiled: bool) -> None:
-    """With an installation of two modules, numpy among them, for a process that is told to write no bytecode."""
+    """With an installation of two modules, numpy among them, for a process that may not write bytecode."""
     site, cache = tmp_path / "site", tmp_path / "cache"
     for name in ("numpy", "other"):
         (site / name).mkdir(parents=True)

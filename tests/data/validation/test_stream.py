@@ -50,8 +50,8 @@ def test_a_byte_order_mark_and_surrounding_whitespace_are_ignored(tmp_path: Path
     ("content", "message"),
     [
         (b"", "it is empty"),
-        (b'{"id": 1}\n{"id": 2}', "jq -s"),
-        (b"\x1f\x8b\x08\x00", "unpack it first"),
+        (b'{"id": 1}\n{"id": 2}', "vhm data import"),
+        (b"\x1f\x8b\x08\x00", "compressed with gzip"),
         (b"nothing", "is not a JSON array"),
         ("[1]".encode("utf-16"), "save it as UTF-8"),
         (b'[{"a": 1}, {"b', "ends inside its JSON array, after 1 complete records"),

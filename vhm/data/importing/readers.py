@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING
 import orjson
 
 from vhm.data.importing.rows import EmbeddedImage, Row
+from vhm.data.shards.table import IMAGES
 from vhm.data.validation.stream import open_list, parse_record
 from vhm.errors import InputError, RecordError
 from vhm.io import JsonObject
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 HEAD = 2**20  # bytes (uncompressed) by which a file is recognised
 _LONGEST_LINE = 32 * 2**20
 _WHITESPACE = " \t\r\n\ufeff"
-_IMAGE_SUFFIXES = frozenset("jpg jpeg png tif tiff webp bmp gif jp2 heic avif".split())
 _TEXT_SUFFIXES = frozenset(("txt", "text", "caption"))
 
 
@@ -359,7 +359,7 @@ def _grouped(where: str, key: str, members: list[tuple[str, str, bytes]]) -> Row
     images: list[EmbeddedImage] = []
     for _, extension, content in members:
         last = extension.rpartition(".")[2]
-        if last in _IMAGE_SUFFIXES:
+        if f".{last}" in IMAGES:
             images.append(EmbeddedImage(content, f"{key}.{extension}"))
         elif last == "json":
             row = _parsed(where, content)

@@ -28,6 +28,7 @@ from vhm.data.importing.images import ImageWriter, find_root, image_size, link_o
 from vhm.data.importing.rows import REASONS, Convention, EmbeddedImage, Row, Sample, Shape
 from vhm.data.records import IMAGE_MARKER
 from vhm.data.validation.record_checks import Kind, RecordChecker, RejectedRow
+from vhm.data.validation.request import ValidationRequest
 from vhm.errors import InputError, RecordError
 from vhm.io import JsonObject, whole_directory, write_json
 from vhm.progress import track
@@ -35,7 +36,6 @@ from vhm.progress import track
 REPORT = "import.json"
 _HEAD = 300  # records by which the image root and the convention of boxes are chosen
 _EXAMPLES = 5
-_MAX_TEXT = 20_000  # characters, as `vhm validate` allows
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ class _Importer:
 
 
 def _checker(kind: Kind) -> RecordChecker:
-    return RecordChecker(kind, _MAX_TEXT, images_are_checked=False)
+    return RecordChecker(kind, ValidationRequest.max_text, images_are_checked=False)
 
 
 class _ListWriter:

@@ -91,11 +91,11 @@ def _hint(start: bytes, head: bytes) -> str:
     if not head:
         return ": it is empty"
     if start[:2] == b"\x1f\x8b":
-        return ": it is compressed with gzip, unpack it first"
+        return ": it is compressed with gzip; unpack it, or convert it with `vhm data import`"
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return ": it is UTF-16, save it as UTF-8"
     if head.startswith(b"{"):
-        return ": it begins with an object; convert a file with one record per line using `jq -s . FILE`"
+        return ": it begins with an object; `vhm data import` converts JSON lines and other formats"
     return ""
 
 

@@ -1,8 +1,8 @@
 """Loads Great Expectations without the libraries that it imports for features which validation does not use.
 
 Of the time to import it, altair and scipy.stats take a third, and clients of clouds and databases a tenth. altair and
-scipy.stats are loaded when something uses them; for the clients, all of them optional, Great Expectations is told that
-they are not installed. This changes what the process can import: use it in a process of its own only.
+scipy.stats are loaded when something uses them; the clients, all of them optional, appear not to be installed. This
+changes what the process can import: use it in a process of its own only.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from vhm.errors import StorageError
 
 @dataclass(frozen=True)
 class SuiteRequest:
-    """What the process is asked to do; `rows` is an Arrow file of the accepted records' columns, `docs` a folder."""
+    """One suite to run; `rows` is an Arrow file of the accepted records' columns, `docs` a folder."""
 
     kind: str
     thresholds: Mapping[str, object]

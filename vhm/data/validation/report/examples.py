@@ -34,7 +34,7 @@ _FINDING_REASONS = {"leak", "near_duplicate", "blank"}
 
 
 @dataclass(frozen=True)
-class Figure:
+class ShownImage:
     """An image of an example with what is drawn on it: `outlines` of its text, the area `shared` with another image."""
 
     image: ImageRef
@@ -57,7 +57,7 @@ class Example:
     id: str
     source: str
     detail: str
-    figures: tuple[Figure, ...]
+    shown_images: tuple[ShownImage, ...]
     turns: tuple[Turn, ...]
     facts: tuple[tuple[str, str], ...] = ()
     raw: str = ""
@@ -201,8 +201,8 @@ def images_of(groups: Iterable[Group]) -> Iterator[ImageRef]:
     """All images that the groups show."""
     for group in groups:
         for example in group.examples:
-            for figure in example.figures:
-                yield figure.image
+            for one in example.shown_images:
+                yield one.image
 
 
 # --- one example ---------------------------------------------------------------------------------
@@ -219,13 +219,13 @@ def _rejected_example(row: RejectedRecord, reader: RecordReader, kind: Kind) -> 
 def _example(index: int, record: JsonObject, detail: str, kind: Kind) -> Example:
     image = _image(record)
     outlines = tuple(_outlines(record, kind))
-    figures = () if image is None else (Figure(image, shown(image.name, 200), outlines),)
+    shown_images = () if image is None else (ShownImage(image, shown(image.name, 200), outlines),)
     return Example(
         index=index,
         id=_id(record),
         source=shown(source_name(record), 100),
         detail=shown(detail),
-        figures=figures,
+        shown_images=shown_images,
         turns=tuple(_turns(record)),
     )
 
@@ -248,23 +248,25 @@ def _finding_example(finding: Finding, reader: RecordReader, kind: Kind) -> Exam
     record = reader.record(finding.index) or {}
     source = source_name(record)
     name = shown(finding.image, 200)
-    figures = [Figure(ImageRef(finding.image, source), f"training: {name}", (), finding.outline)]
+    shown_images = [ShownImage(ImageRef(finding.image, source), f"training: {name}", (), finding.outline)]
     if finding.other is not None:
-        figures.append(_other_figure(finding, reader))
+        shown_images.append(_other_image(finding, reader))
     turns = tuple(_turns(record))
     return Example(
-        finding.index, _id(record), shown(source, 100), "", tuple(figures), turns, tuple(_finding_facts(finding))
+        finding.index, _id(record), shown(source, 100), "", tuple(shown_images), turns, tuple(_finding_facts(finding))
     )
 
 
-def _other_figure(finding: Finding, reader: RecordReader) -> Figure:
+def _other_image(finding: Finding, reader: RecordReader) -> ShownImage:
     assert finding.other is not None
     name = shown(finding.other, 200)
     if finding.other_index is None:
         image = ImageRef(finding.other, finding.other.rpartition("/")[0], evaluation=True)
-        return Figure(image, f"evaluation: {name}", (), finding.other_outline)
+        return ShownImage(image, f"evaluation: {name}", (), finding.other_outline)
     source = source_name(reader.record(finding.other_index) or {})
-    return Figure(ImageRef(finding.other, source), f"record {finding.other_index}: {name}", (), finding.other_outline)
+    return ShownImage(
+        ImageRef(finding.other, source), f"record {finding.other_index}: {name}", (), finding.other_outline
+    )
 
 
 def _finding_facts(finding: Finding) -> Iterator[tuple[str, str]]:
