@@ -7,6 +7,7 @@ import struct
 import sys
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,14 @@ def test_samples_of_more_than_8_bits_are_stretched_in_any_layout(bands: int, mak
     expected = np.clip((shown[:3].transpose(1, 2, 0) - low) / (high - low), 0, 1) * 255
     assert pixels.shape == (40, 50, 3)
     assert np.abs(pixels - expected).max() < 6  # the percentiles of so few pixels lie between their values
+
+
+def test_threads_open_rasters_at_the_same_time() -> None:
+    """rasterio's warning of a file without a georeference, an error here, is ignored whatever other threads do."""
+    content = raster(ramps(3))
+    with ThreadPoolExecutor(8) as pool:
+        pixels = list(pool.map(lambda _: load_pixels(content), range(200)))
+    assert all(np.array_equal(image, pixels[0]) for image in pixels)
 
 
 def test_no_data_values_do_not_affect_the_stretch() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhm.data.images.options import DEFAULT_OPTIONS, ImageOptions, Stretch
+from vhm.data.images.rasters import open_raster
 from vhm.errors import BandError, ImageError
 
 if TYPE_CHECKING:
@@ -239,19 +240,12 @@ def _check_size(size: tuple[int, int], where: str, limits: Limits) -> None:
 
 def _raster(content: bytes, where: str, limits: Limits, options: ImageOptions) -> Pixels:
     """Three bands of a TIFF, PNG or JPEG 2000, or its first one, as RGB; bands of more than 8 bits are stretched."""
-    import warnings
-
     import numpy as np
     import rasterio
 
     most_samples = _MAX_SAMPLES * limits.max_pixels
     try:
-        # A file without georeference is an image like any other: rasterio warns of it when it opens one.
-        with (
-            warnings.catch_warnings(action="ignore"),
-            rasterio.MemoryFile(content) as file,
-            file.open(driver=_DRIVERS) as raster,
-        ):
+        with open_raster(content, _DRIVERS) as raster:
             _check_size((raster.width, raster.height), where, limits)
             if raster.driver == "JP2OpenJPEG" and raster.count * raster.width * raster.height > most_samples:
                 raise ImageError("image_bomb", f"{where} has {raster.count} bands of {raster.width}×{raster.height}")

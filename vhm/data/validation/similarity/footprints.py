@@ -7,11 +7,12 @@ images compare.
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from vhm.data.images.rasters import open_raster
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +37,12 @@ def read_footprint(content: bytes) -> Footprint | None:
     if content[:4] not in _TIFF:
         return None
     import rasterio
-    from rasterio.io import MemoryFile
 
     try:
-        with warnings.catch_warnings(), rasterio.Env(CPL_LOG="OFF"):
-            warnings.simplefilter("ignore")  # of images without a georeference
-            with MemoryFile(content) as memory, memory.open() as image:
-                if image.crs is None or image.transform.is_identity:
-                    return None
-                return _project(image.crs, image.transform, image.width, image.height)
+        with rasterio.Env(CPL_LOG="OFF"), open_raster(content, ("GTiff", "COG")) as image:
+            if image.crs is None or image.transform.is_identity:
+                return None
+            return _project(image.crs, image.transform, image.width, image.height)
     except rasterio.errors.RasterioError as error:  # pixels may be readable where the georeference is not
         log.debug("the georeference is not used: %s", error)
         return None
@@ -59,9 +57,9 @@ def _project(crs: object, transform: object, width: int, height: int) -> Footpri
     zeros, ones = np.zeros_like(steps), np.ones_like(steps)
     columns = np.concatenate([steps, ones, 1 - steps, zeros]) * width
     rows = np.concatenate([zeros, steps, ones, 1 - steps]) * height
-    corners = [transform * place for place in zip(columns.tolist(), rows.tolist(), strict=True)]
-    xs, ys = ([corner[axis] for corner in corners] for axis in range(2))
-    projected = np.array(warp.transform(crs, _EQUAL_AREA, xs, ys)[:2])
+    xs = transform.a * columns + transform.b * rows + transform.c
+    ys = transform.d * columns + transform.e * rows + transform.f
+    projected = np.array(warp.transform(crs, _EQUAL_AREA, xs.tolist(), ys.tolist())[:2])
     if not np.isfinite(projected).all():
         return None
     if np.ptp(projected[0]) > _WORLD / 2:  # across the antimeridian
